@@ -1,0 +1,1 @@
+"""Hugging Face, GGUF, PEFT and Orbax checkpoints to and from our arrays."""

@@ -1,0 +1,1 @@
+"""The control plane (pure) and its gRPC shells, transfer and launch."""

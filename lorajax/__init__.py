@@ -1,0 +1,1 @@
+"""The engine of one replica, and the command line."""
