@@ -1,0 +1,52 @@
+"""The public ops: the fast formulation where it fits, the reference otherwise. Owns: the choice. Does not: compute."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+
+from pallas_kernels import native, reference, xla_attention, xla_lora
+from pallas_kernels.work import AttentionWork, LoraWork
+
+type Page = tuple[jax.Array, jax.Array]
+type Lora = Callable[[jax.Array, tuple[Page, ...], LoraWork], tuple[jax.Array, ...]]
+type Project = Callable[[jax.Array, jax.Array], jax.Array]
+type Attention = Callable[[jax.Array, jax.Array, AttentionWork, int | None], jax.Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Ops:
+    """One implementation of every op; a value the runner is given, not a flag it reads.
+
+    lora(x[token, in], ((a[page, row, in], b[page, row, out]), …), work) -> float32 [token, out] of each pair.
+    project(x[token, in], kernel[in, …]) -> float32 [token, …]; `kernel` went through `pack`, which keeps its shape.
+    attention(q[token, kv_head, group, head_dim], kv[page, slot, 2, kv_head, head_dim], work, window) -> like q.
+    """
+
+    name: str
+    lora: Lora
+    attention: Attention
+    project: Project = reference.project
+    pack: Callable[[jax.Array], jax.Array] = lambda kernel: kernel
+
+
+def _reference_lora(x: jax.Array, pages: tuple[Page, ...], work: LoraWork) -> tuple[jax.Array, ...]:
+    return tuple(reference.grouped_lora(x, a, b, work) for a, b in pages)
+
+
+REFERENCE = Ops("reference", _reference_lora, reference.paged_attention)
+XLA = Ops("xla", xla_lora.grouped_lora, xla_attention.paged_attention)
+NATIVE = Ops("native", native.grouped_lora, native.paged_attention)
+PACKED = replace(NATIVE, project=native.project, pack=native.packed)
+"""`NATIVE` with its own product over packed weights, where `native.projects`."""
+
+
+def named(name: str) -> Ops:
+    """The implementation a user asked for by name.
+
+    Raises: ValueError listing the names there are.
+    """
+    known = {ops.name: ops for ops in (REFERENCE, XLA, NATIVE)}
+    if name not in known:
+        raise ValueError(f"--kernels {name!r} is not one of {', '.join(known)}")
+    return known[name]
