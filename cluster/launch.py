@@ -51,7 +51,6 @@ class _Loaded:
     tokenizer: Tokenizer
     template: Template
     runner: Runner
-    kernels: str
 
 
 def serve(config: ServeConfig) -> int:
@@ -132,15 +131,12 @@ def _load(config: ServeConfig, spec: ModelSpec) -> _Loaded:
     _progress(f"loading weights of {path.name}")
     encoder, template = tokenizer.load(path)
     if encoder.vocab_size > spec.vocab_size:
-        _log.warning(
-            "the tokenizer has %d tokens, the model %d: prompts with those beyond are refused",
-            encoder.vocab_size,
-            spec.vocab_size,
-        )
+        counts = encoder.vocab_size, spec.vocab_size
+        _log.warning("the tokenizer has %d tokens, the model %d: prompts with those beyond are refused", *counts)
     dtype = jnp.dtype(config.engine.dtype)
     weights = base.load(path, spec, lambda name: layout.sharding(layout.weight(name)), dtype)
     runner = make_runner(config, spec, layout, weights)
-    return _Loaded(spec=spec, tokenizer=encoder, template=template, runner=runner, kernels=runner.kernels)
+    return _Loaded(spec=spec, tokenizer=encoder, template=template, runner=runner)
 
 
 async def _serve(config: ServeConfig, loaded: _Loaded, make_front: MakeFront) -> int:
@@ -299,6 +295,6 @@ def _ready(config: ServeConfig, loaded: _Loaded, addresses: dict[str, str]) -> N
     with contextlib.suppress(BrokenPipeError):
         print(  # noqa: T201  # the contract with whoever started us
             f"READY {where} model={Path(config.model).name} family={loaded.spec.family} "
-            f"adapters={len(config.adapters)} kernels={loaded.kernels} pid={os.getpid()}",
+            f"adapters={len(config.adapters)} kernels={loaded.runner.kernels} pid={os.getpid()}",
             flush=True,
         )
