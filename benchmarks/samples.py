@@ -1,7 +1,7 @@
 """Measured series and the claims made of them. Owns: ratios, medians, quartiles, whether a goal is met.
 
-Does not: measure or print. Everything is one number a round; a ratio is taken within its round, so that a slow minute
-of the machine hits both of its sides.
+Does not: measure or print. Both sides of a claim take turns, mostly one a round; a ratio is taken within its turn, so
+that a slow minute of the machine hits both of its sides.
 """
 
 from collections.abc import Mapping, Sequence

@@ -32,7 +32,7 @@ _ENGINE_OPTIONS = (
     click.option(
         "--interleaved-tokens",
         type=click.IntRange(1),
-        default=48,
+        default=32,
         show_default=True,
         help="Prompt tokens of a step that also decodes.",
     ),
@@ -45,26 +45,45 @@ _ENGINE_OPTIONS = (
 )
 
 
-def serving_options[F: Callable[..., Flag]](command: F) -> F:
-    """The flags that say what would be served where, shared by `serve` and `doctor`."""
-    options = (
-        click.option(
-            "--model",
-            type=click.Path(exists=True, resolve_path=True),
-            help="Hugging Face or Orbax folder, or GGUF file.  [default: SmolLM2-135M-Instruct, where installed]",
-        ),
-        click.option(
-            "--grpc", type=ADDRESS, default=DEFAULT_TARGET, show_default=True, help="Listen here; port 0: any."
-        ),
-        *_ENGINE_OPTIONS,
+kernels_option = click.option(
+    "--kernels",
+    type=click.Choice(("auto", "native", "xla", "reference")),
+    default="auto",
+    show_default=True,
+    help="LoRA and attention: native is C++ for CPUs, the reference is slow and obvious.",
+)
+
+
+def engine_options[F: Callable[..., Flag]](command: F) -> F:
+    """The flags that say what would be served, shared by `serve`, `doctor` and `profile`."""
+    model = click.option(
+        "--model",
+        type=click.Path(exists=True, resolve_path=True),
+        help="Hugging Face or Orbax folder, or GGUF file.  [default: SmolLM2-135M-Instruct, where installed]",
     )
-    for option in reversed(options):
+    for option in reversed((model, *_ENGINE_OPTIONS)):
         command = option(command)
     return command
 
 
+def serving_options[F: Callable[..., Flag]](command: F) -> F:
+    """The flags that say what would be served where, shared by `serve` and `doctor`."""
+    grpc = click.option(
+        "--grpc", type=ADDRESS, default=DEFAULT_TARGET, show_default=True, help="Listen here; port 0: any."
+    )
+    return engine_options(grpc(command))
+
+
+def chosen_model(options: dict[str, Flag]) -> str:
+    """The base model out of the flags of `engine_options`; bad usage where there is none."""
+    model = options["model"] or default_model()
+    if model is None:
+        raise click.UsageError(f"--model is missing and the default model is not installed; {HOW_TO_GET_MODEL}")
+    return str(model)
+
+
 def engine_config(options: dict[str, Flag]) -> EngineConfig:
-    """The engine's sizes out of the flags of `serving_options`."""
+    """The engine's sizes out of the flags of `engine_options`."""
     names = (
         "kv_bytes",
         "adapter_bytes",
@@ -92,20 +111,12 @@ Prints one line READY grpc=HOST:PORT … when it can answer. SIGTERM or Ctrl-C d
 @click.option("--http", type=ADDRESS, help="Answer OpenAI's HTTP here too (needs lorajax[http]); port 0: any.")
 @click.option("--adapter", "adapters", type=NAMED_FOLDER, multiple=True, help="Load this PEFT folder. May be repeated.")
 @click.option("--adapter-root", "adapter_roots", type=_FOLDER, multiple=True, help="`adapter load` may read below it.")
-@click.option(
-    "--kernels",
-    type=click.Choice(("auto", "native", "xla", "reference")),
-    default="auto",
-    show_default=True,
-    help="LoRA and attention: native is C++ for CPUs, the reference is slow and obvious.",
-)
+@kernels_option
 @click.option("--drain-s", type=float, default=30.0, show_default=True, help="Time to finish after SIGTERM, in s.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine, unencrypted and without passwords.")
 def serve(**options: Flag) -> int:
     """Serve one base model and its adapters."""
-    model = options["model"] or default_model()
-    if model is None:
-        raise click.UsageError(f"--model is missing and the default model is not installed; {HOW_TO_GET_MODEL}")
+    model = chosen_model(options)
     with bad_usage():
         config = ServeConfig(
             model=model,

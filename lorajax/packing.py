@@ -1,6 +1,5 @@
 """Weights in the order that kernels read them. Owns: which weights are packed. Does not: know that order."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import jax
@@ -19,15 +18,16 @@ def widths(spec: ModelSpec) -> tuple[tuple[int, int], ...]:
     return (hidden, qkv), (queries, hidden), (hidden, 2 * wide), (wide, hidden), (hidden, spec.vocab_size)
 
 
-def packed(spec: ModelSpec, weights: Mapping[str, jax.Array], ops: Ops) -> tuple[ModelSpec, dict[str, jax.Array]]:
-    """The model and its weights, by dotted name, as `ops.project` reads them.
+def packed(spec: ModelSpec, weights: dict[str, jax.Array], ops: Ops) -> tuple[ModelSpec, dict[str, jax.Array]]:
+    """The model and its weights, by dotted name, as `ops.project` reads them; takes them out of `weights` one by one.
 
     A tied head becomes an array of its own: the embedding is looked up by rows, which packing would scatter.
+    Host memory: one array above the result, where nobody else holds the weights.
     """
-    out = dict(weights)
+    out = {}
     if spec.tied_embeddings:
-        out["head"] = weights["embed"].T
-    for name in out:
-        if name == "head" or name.endswith(_LINEAR):
-            out[name] = ops.pack(out[name])
+        out["head"] = ops.pack(weights["embed"].T)
+    for name in list(weights):
+        weight = weights.pop(name)
+        out[name] = ops.pack(weight) if name == "head" or name.endswith(_LINEAR) else weight
     return replace(spec, tied_embeddings=False), out

@@ -1,4 +1,4 @@
-// What both CPU kernels are made of: vectors of 16 floats, dot products, exp, and a loop over threads.
+// What the CPU kernels are made of: vectors of 16 floats, exp, and a loop over threads.
 //
 // Compiler vectors, so one source serves AVX-512, AVX2 and NEON. Values are widened to float32 as they are read; every sum
 // is float32. Work is cut into units that threads take one by one, so results do not depend on how many threads there are.
@@ -85,37 +85,14 @@ inline float Sum(Floats v) {
   return (quarter[0][0] + quarter[0][2]) + (quarter[0][1] + quarter[0][3]);
 }
 
-// out[m * N + k] = y[m] . x[k] for M neighbouring rows of y and N of x: every value is read once for the whole tile.
-template <int M, int N, typename T>
-inline void DotTile(const float* x, int64_t x_stride, const T* y, int64_t y_stride, int64_t n, float* out,
-                    int64_t out_stride) {
-  Floats sum[M][N] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    Floats wide[M];
-    for (int m = 0; m < M; ++m) wide[m] = Load(y + m * y_stride + i);
-    for (int k = 0; k < N; ++k) {
-      Floats one = Load(x + k * x_stride + i);
-      for (int m = 0; m < M; ++m) sum[m][k] += one * wide[m];
-    }
-  }
-  for (int m = 0; m < M; ++m)
-    for (int k = 0; k < N; ++k) {
-      float total = Sum(sum[m][k]);
-      for (int64_t rest = i; rest < n; ++rest) total += x[k * x_stride + rest] * Value(y[m * y_stride + rest]);
-      out[m * out_stride + k] = total;
-    }
-}
-
-// The same for M rows of y and any number of rows of x.
-template <int M, typename T>
-inline void Dots(int64_t count, const float* x, int64_t x_stride, const T* y, int64_t y_stride, int64_t n, float* out,
-                 int64_t out_stride) {
-  for (; count >= 4; count -= 4, x += 4 * x_stride, out += 4)
-    DotTile<M, 4>(x, x_stride, y, y_stride, n, out, out_stride);
-  if (count == 3) DotTile<M, 3>(x, x_stride, y, y_stride, n, out, out_stride);
-  if (count == 2) DotTile<M, 2>(x, x_stride, y, y_stride, n, out, out_stride);
-  if (count == 1) DotTile<M, 1>(x, x_stride, y, y_stride, n, out, out_stride);
+inline float Max(Floats v) {
+  float8 half[2];
+  std::memcpy(half, &v, sizeof half);
+  half[0] = half[0] > half[1] ? half[0] : half[1];
+  float4 quarter[2];
+  std::memcpy(quarter, &half[0], sizeof quarter);
+  float4 q = quarter[0] > quarter[1] ? quarter[0] : quarter[1];
+  return std::max(std::max(q[0], q[1]), std::max(q[2], q[3]));
 }
 
 // exp to within 2 ulp for x <= 0. Source: the classic range reduction by ln 2 with a degree 5 polynomial (Cephes).
@@ -128,6 +105,13 @@ inline Floats Exp(Floats x) {
   for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) y = y * r + c;
   y = y * r * r + r + 1.0f;
   return y * (Floats)((power + 127) << 23);
+}
+
+// For a loop that waits for another thread.
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
 }
 
 // Runs unit(0) ... unit(n - 1) on the pool's threads and on this one, and returns when all are done. A helper that the
@@ -154,11 +138,7 @@ inline void ForEach(ffi::ThreadPool& pool, int64_t n, const std::function<void(i
   };
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
   work();
-  for (int spin = 0; spin < 2000 && shared->done.load() < n; ++spin) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-  }
+  for (int spin = 0; spin < 2000 && shared->done.load() < n; ++spin) Pause();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done.load() == n; });
 }
