@@ -5,19 +5,16 @@ Does not: read adapters, hold their arrays, or tell the engine (cluster/worker_a
 
 import bisect
 import dataclasses
-import difflib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.names import unknown
 from lorajax.errors import AdapterExists, AdapterInUse, Overloaded, UnknownAdapter
 from lorajax.spec import AdapterSpec, Version
 
 MAX_NAMES = 100_000
-# Comparing two names costs the product of their lengths: a flood of unknown names must not stall the event loop.
-_MAX_COMPARED = 32
-_MAX_COMPARED_LENGTH = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +23,8 @@ class Entry:
 
     name: str
     spec: AdapterSpec
-    source: Path
-    """Where it was read from: its durable copy."""
+    source: Path | None
+    """Its durable copy, where this host can read that."""
     is_pinned: bool
 
 
@@ -49,20 +46,15 @@ class Catalogue:
         """Every entry, by name."""
         return tuple(self._entries[name] for name in self._sorted)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether the name stands for an adapter."""
+        return name in self._entries
+
     def entry(self, name: str) -> Entry:
         """What `name` stands for. Raises UnknownAdapter with the three nearest names."""
         if name in self._entries:
             return self._entries[name]
-        nearest = self._nearest(name)
-        hint = f"did you mean {', '.join(nearest)}?" if nearest else "`lorajax adapter list` shows those loaded"
-        raise UnknownAdapter(f"no adapter {name!r}; {hint}")
-
-    def _nearest(self, name: str) -> list[str]:
-        """Up to three names that look alike, out of those that begin most alike."""
-        at = bisect.bisect(self._sorted, name)
-        start = max(0, min(at - _MAX_COMPARED // 2, len(self._sorted) - _MAX_COMPARED))
-        alike = [known for known in self._sorted[start : start + _MAX_COMPARED] if len(known) <= _MAX_COMPARED_LENGTH]
-        return difflib.get_close_matches(name, alike, n=3) if len(name) <= _MAX_COMPARED_LENGTH else []
+        raise UnknownAdapter(unknown(name, self._sorted))
 
     def is_known(self, version: Version) -> bool:
         """Whether a name stands for the version or a request uses it."""

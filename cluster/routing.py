@@ -1,0 +1,271 @@
+"""Which host answers a request. Owns: the choice, by the plan and by what hosts do now. Does not: send.
+
+The placement's shares give the candidates, and a few of the least busy hosts stand beside them. Each is judged by when
+it would have the answer ready. Hosts that are about equal take turns in the proportions of the shares, and a host
+outside the plan must be clearly better. An adapter on the device makes its host sooner by what loading it would take:
+that is all the stickiness there is.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+
+from cluster.host_time import HostTime, Work
+from cluster.host_times import HostTimes
+from cluster.operating_points import OperatingPoints
+from cluster.turns import FAR, Turns
+from cluster.view import Adapter, HostLoad, HostName, HostState, Table
+from lorajax.errors import DeadlineExceeded, Overloaded, Unavailable
+from lorajax.spec import Level, Version
+
+_MAX_PLANNED = 8
+"""Planned hosts that are judged: of more, those furthest behind their share."""
+_NUM_SPILL = 4
+"""Least busy hosts that are judged beside them."""
+_MAX_PEERS = 3
+_LOAD_SPEEDUP = 10.0
+"""How much sooner an adapter comes from host memory than from another host."""
+_FIRST_GUESS_TOKENS = 128.0
+_GUESS_WEIGHT = 0.02
+_MAX_RETRY_S = 30.0
+_MAX_COSTS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterConfig:
+    """What the plan is worth."""
+
+    patience_s: float = 0.2
+    """Delay accepted so that traffic follows the shares. Small follows the queues; large follows the plan."""
+    spill_s: float = 0.5
+    """How much sooner a host outside the plan must be, beside fetching the adapter."""
+    avoid_s: float = 2.0
+    """A host to which a connection failed is avoided for this long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What the router needs to know of a request."""
+
+    versions: tuple[Version, ...]
+    """Its adapters; none is the base model."""
+    prompt_tokens: int
+    max_tokens: int
+    deadline_s: float | None = None
+    """On the clock of `now_s`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """An adapter that the host lacks, and who has it."""
+
+    adapter: Adapter
+    peers: tuple[HostName, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a request goes."""
+
+    host: HostName
+    address: str
+    fetches: tuple[Fetch, ...]
+    first_token_s: float
+    """Predicted wait."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One request on a host."""
+
+    host: HostTime
+    work: Work
+    num_tokens: int = 0
+    has_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    name: HostName
+    host: HostTime
+    first_s: float
+    score_s: float
+
+
+class Router:
+    """Routes by the last table and the beats since; keeps its own count of what it has sent where.
+
+    Invariant: every request between `started` and `ended` is counted on one host.
+    Owner: the front door's event loop. A choice takes tens of microseconds (`python -m benchmarks routing`).
+    """
+
+    def __init__(self, config: RouterConfig, points: OperatingPoints) -> None:
+        """Know no host."""
+        self._config = config
+        self._points = points
+        self._cost_s = lru_cache(_MAX_COSTS)(points.cost_s)
+        self._hosts = HostTimes(points.cost_s(0))
+        self._adapters: Mapping[Version, Adapter] = {}
+        self._turns = Turns()
+        self._flights: dict[str, _Flight] = {}
+        self._new_tokens = _FIRST_GUESS_TOKENS
+
+    def update(self, table: Table) -> None:
+        """Go by a new table. What beats have said since of a host that lives on is kept."""
+        self._hosts.update(table.hosts)
+        self._adapters = {one.adapter.version: one.adapter for one in table.registrations.values()}
+        self._turns.update(table.shares)
+
+    def beat(
+        self,
+        host: HostName,
+        state: HostState,
+        load: HostLoad,
+        copies: Mapping[Version, Level] | None,
+        now_s: float,
+    ) -> None:
+        """Learn what a host says of itself; `copies` is None where nothing has changed."""
+        self._hosts.beat(host, state, load, copies, now_s)
+
+    def failed(self, host: HostName, now_s: float) -> None:
+        """Avoid a host for a while: a connection to it failed."""
+        if (known := self._hosts.get(host)) is not None:
+            known.avoided_until_s = now_s + self._config.avoid_s
+
+    def started(self, request_id: str, route: Route, ask: Ask) -> None:
+        """Count a request on the host of its route."""
+        if (host := self._hosts.get(route.host)) is None:
+            return
+        flight = self._flights[request_id] = _Flight(host, self._work(ask, host))
+        host.begin(flight.work)
+        self._hosts.reorder(route.host)
+        if ask.versions:
+            self._turns.took(self._lead_version(ask), route.host)
+
+    def first_token(self, request_id: str, now_s: float) -> None:
+        """Know that a request's prompt was read."""
+        flight = self._flights.get(request_id)
+        if flight is not None and not flight.has_first:
+            flight.has_first = True
+            flight.host.read_prompt(flight.work)
+            self._hosts.reorder(flight.host.spec.name)
+
+    def generated(self, request_id: str, num_tokens: int) -> None:
+        """Count tokens of a request: the lengths of answers to come are guessed by those that were."""
+        if request_id in self._flights:
+            self._flights[request_id].num_tokens += num_tokens
+
+    def ended(self, request_id: str, now_s: float) -> None:
+        """Count a request no more, however it ended."""
+        self.first_token(request_id, now_s)
+        if (flight := self._flights.pop(request_id, None)) is None:
+            return
+        flight.host.end(flight.work)
+        self._hosts.reorder(flight.host.spec.name)
+        if flight.num_tokens:
+            self._new_tokens += _GUESS_WEIGHT * (flight.num_tokens - self._new_tokens)
+
+    def choose(self, ask: Ask, now_s: float, exclude: frozenset[HostName] = frozenset()) -> Route:
+        """The host that would answer soonest, in the proportions of the plan where that makes no difference.
+
+        Raises: Unavailable where no host is left to ask; Overloaded where none can begin before the deadline, which
+        names the predicted wait; DeadlineExceeded where the deadline has passed.
+        """
+        left_s = math.inf if ask.deadline_s is None else ask.deadline_s - now_s
+        if left_s <= 0:
+            raise DeadlineExceeded(f"the deadline passed {-left_s:.3g} s ago; send the request with more time")
+        names = self._names(ask, now_s, exclude)
+        candidates = self._judged(names, ask, now_s)
+        if not candidates:
+            raise Unavailable("no host can take it now; try again")
+        in_time = [one for one in candidates if one.first_s <= left_s]
+        if not in_time:
+            wait_s = min(one.first_s for one in candidates)
+            raise Overloaded(
+                f"the first token would take {wait_s:.3g} s and the deadline is in {left_s:.3g} s; "
+                "try again, or with more time",
+                retry_s=min(_MAX_RETRY_S, wait_s - left_s),
+            )
+        best = min(in_time, key=lambda one: (one.score_s, one.name))
+        return Route(
+            host=best.name,
+            address=best.host.spec.address,
+            fetches=tuple(self._fetch(version, best.name) for version in self._missing(ask.versions, best.host)),
+            first_token_s=best.first_s,
+        )
+
+    def _names(self, ask: Ask, now_s: float, exclude: frozenset[HostName]) -> Iterable[HostName]:
+        """Hosts to judge: the planned and the least busy ones; those that failed lately only if no other is left."""
+
+        def is_open(name: HostName) -> bool:
+            return name not in exclude and self._hosts.is_serving(name)
+
+        def is_sound(name: HostName) -> bool:
+            return is_open(name) and self._hosts[name].avoided_until_s <= now_s
+
+        names = dict.fromkeys(filter(is_sound, self._planned(ask)))
+        names.update(dict.fromkeys(islice(filter(is_sound, self._hosts), _NUM_SPILL)))
+        return names or islice(filter(is_open, self._hosts), _NUM_SPILL)
+
+    def _planned(self, ask: Ask) -> Iterable[HostName]:
+        for version in ask.versions:
+            hosts = [share.host for share in self._turns.hosts(version)]
+            if len(hosts) > _MAX_PLANNED:
+                leads = self._turns.leads(version)
+                hosts = heapq.nsmallest(_MAX_PLANNED, hosts, key=lambda host: leads.get(host, FAR))
+            yield from hosts
+
+    def _judged(self, names: Iterable[HostName], ask: Ask, now_s: float) -> list[_Candidate]:
+        leads = self._turns.leads(self._lead_version(ask)) if ask.versions else None
+        patience_s = self._config.patience_s / FAR
+        found = []
+        for name in names:
+            host = self._hosts[name]
+            fetch_s = sum(self._fetch_s(version, host) for version in ask.versions)
+            first_s, last_s = host.times_s(self._work(ask, host), fetch_s, now_s)
+            if leads is not None:  # what the plan has against it
+                last_s += patience_s * leads[name] if name in leads else self._config.spill_s
+            found.append(_Candidate(name, host, first_s, last_s))
+        return found
+
+    def _lead_version(self, ask: Ask) -> Version:
+        """The adapter whose plan a request with several goes by: the largest."""
+        return max(ask.versions, key=lambda version: (self._rank(version), version))
+
+    def _rank(self, version: Version) -> int:
+        return self._adapters[version].rank if version in self._adapters else 0
+
+    def _work(self, ask: Ask, host: HostTime) -> Work:
+        rank = sum(self._rank(version) for version in ask.versions)
+        cost_s, mixing = self._cost_s(rank), self._points.mixing
+        if mixing and host.ranks:
+            cost_s += mixing * (self._cost_s(max(rank, *host.ranks)) - cost_s)
+        return Work(
+            cost_s=cost_s,
+            prompt_tokens=ask.prompt_tokens,
+            new_tokens=min(ask.max_tokens, self._new_tokens),
+            rank=rank,
+        )
+
+    def _fetch_s(self, version: Version, host: HostTime) -> float:
+        level = host.copies.get(version, Level.STORE)
+        if level is Level.DEVICE or version not in self._adapters:
+            return 0.0
+        seconds = self._adapters[version].num_bytes / self._points.fetch_bytes_per_s
+        return seconds if level is Level.STORE else seconds / _LOAD_SPEEDUP
+
+    def _missing(self, versions: Iterable[Version], host: HostTime) -> Iterable[Version]:
+        for version in versions:
+            if version in self._adapters and not host.holds(version):
+                yield version
+
+    def _fetch(self, version: Version, target: HostName) -> Fetch:
+        """Whom the adapter can be had from: of the planned hosts if they have it, else of any."""
+        planned = [share.host for share in self._turns.hosts(version)]
+        peers = self._hosts.holders(version, planned, besides=target, limit=_MAX_PEERS)
+        if not peers:
+            peers = self._hosts.holders(version, self._hosts, besides=target, limit=_MAX_PEERS)
+        return Fetch(adapter=self._adapters[version], peers=peers)
