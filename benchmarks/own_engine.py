@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from checkpoints import base, peft
-from cluster import launch
+from cluster import device
 from cluster.config import ServeConfig
 from lorajax.adapter_pages import HostAdapter
 from lorajax.engine import Engine
@@ -63,7 +63,7 @@ class Base:
     def load(cls, path: Path, dtype: str) -> "Base":
         """Start JAX as `lorajax serve` does and read the weights."""
         spec = base.read_spec(path)
-        layout = launch._layout(spec, 1)
+        layout = device.layout(spec, dtype, 1)
         weights = base.load(path, spec, lambda name: layout.sharding(layout.weight(name)), jnp.dtype(dtype))
         return cls(spec=spec, weights=weights, path=path)
 
@@ -81,7 +81,9 @@ class OwnEngine:
         self._numbers = count()
         self._dtype = jnp.dtype(config.engine.dtype)
         self._spec = model.spec
-        runner = launch.make_runner(config, model.spec, launch._layout(model.spec, 1), model.weights)
+        runner = device.make_runner(
+            config, model.spec, device.layout(model.spec, config.engine.dtype, 1), dict(model.weights)
+        )
         runner.compile(lambda _phase: None)
         self.kernels = runner.kernels
         self.engine = Engine(model.spec, config.engine, runner, self._read, on_failure=lambda: None)

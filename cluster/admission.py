@@ -34,6 +34,10 @@ class Flight:
         self.names = names
         self.has_started = False
         """Whether its first token came."""
+        self.num_prompt_tokens = 0
+        """Once they are known."""
+        self.fetch_s = 0.0
+        """How long it waited for its adapters to come to this host."""
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue(max_events)
 
@@ -99,6 +103,11 @@ class Admission:
     def __len__(self) -> int:
         """Requests in flight."""
         return len(self._flights)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that have had no token yet."""
+        return sum(flight.num_prompt_tokens for flight in self._flights.values() if not flight.has_started)
 
     def end_all(self, error: Exception) -> None:
         """End every request in flight."""

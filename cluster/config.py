@@ -100,3 +100,58 @@ class ServeConfig:
             raise ValueError(f"--adapter names {', '.join(sorted(twice))} twice; give each folder its own name")
         if not 0 <= self.drain_s <= 3600:
             raise ValueError(f"--drain-s is {self.drain_s}; it must lie in 0 … 3600")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldConfig:
+    """One process's place in the JAX world that hosts share."""
+
+    rendezvous: str
+    """HOST:PORT of the coordination service."""
+    process: int
+    num_processes: int
+    per_replica: int = 1
+    """Processes that serve one copy of the base together; the first of them is its leader."""
+    devices: int = 1
+    """Of each process."""
+    init_timeout_s: int = 300
+    """How long to wait for the others. What is late aborts this process: JAX raises nothing here."""
+
+    @property
+    def replica(self) -> range:
+        """The processes of this one's replica."""
+        first = self.process - self.process % self.per_replica
+        return range(first, first + self.per_replica)
+
+
+def host_name(process: int) -> str:
+    """What a cluster calls the host whose leader is this process."""
+    return f"host-{process}"
+
+
+def process_of(host: str) -> int:
+    """The process that leads a host: `host_name` the other way."""
+    return int(host.removeprefix("host-"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """Everything that one host of a cluster needs to start."""
+
+    name: str
+    """What the cluster calls it; no other host may have it."""
+    coordinator: str
+    """HOST:PORT."""
+    fingerprint: str
+    """Of model, dtype and software; the coordinator refuses hosts with another one than its own."""
+    serve: ServeConfig
+    """What it serves, and where others reach it. No `adapters`: hosts load what they are told to, from below
+    `adapter_roots`, among which are the folders that the cluster loads at its start."""
+    world: WorldConfig | None = None
+    """Its place in the shared JAX world; None shares nothing with other hosts."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the coordinator would not know of."""
+        parse_address(self.coordinator)
+        if self.serve.adapters:
+            raise ValueError("a host of a cluster loads no adapters of its own; register them with the coordinator")

@@ -15,7 +15,7 @@ from lorajax.errors import BadRequest
 _LOG = logging.getLogger(__name__)
 _OURS = "/lorajax.v1."
 
-type _Handler = Callable[[Message, grpc.aio.ServicerContext], Awaitable[Message | None]]
+type _Handler = Callable[[Message | bytes, grpc.aio.ServicerContext], Awaitable[Message | bytes | None]]
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
@@ -40,7 +40,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no 
         )
         method = details.method.removeprefix(_OURS)
 
-        async def guarded(request: Message | DecodeError, context: grpc.aio.ServicerContext) -> Message | None:
+        async def guarded(
+            request: Message | bytes | DecodeError, context: grpc.aio.ServicerContext
+        ) -> Message | bytes | None:
             return await self._answer(method, inner, request, context)
 
         return make(
@@ -50,8 +52,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no 
         )
 
     async def _answer(
-        self, method: str, inner: _Handler, request: Message | DecodeError, context: grpc.aio.ServicerContext
-    ) -> Message | None:
+        self, method: str, inner: _Handler, request: Message | bytes | DecodeError, context: grpc.aio.ServicerContext
+    ) -> Message | bytes | None:
         code = grpc.StatusCode.OK
         try:
             if isinstance(request, DecodeError):
@@ -63,6 +65,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no 
             is_late = remaining_s is not None and remaining_s <= 0
             code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
             raise asyncio.CancelledError from error
+        except wire.Relayed as error:
+            code = error.code
+            await context.abort(code, str(error), error.trailing)  # raises
+            return None
         except Exception as error:  # noqa: BLE001  # the process border: it ends this request
             verdict = judged(error, method)
             code, status = verdict.code, wire.status_of(verdict)
@@ -81,9 +87,9 @@ def judged(error: Exception, method: str) -> wire.Verdict:
     return verdict
 
 
-def _parsed(parse: Callable[[bytes], Message], data: bytes) -> Message | DecodeError:
-    """The message, or the reason why there is none: grpc itself would answer INTERNAL."""
+def _parsed(parse: Callable[[bytes], Message] | None, data: bytes) -> Message | bytes | DecodeError:
+    """The message, bytes where it is only passed on, or why there is none: grpc itself would answer INTERNAL."""
     try:
-        return parse(data)
+        return parse(data) if parse else data
     except DecodeError as error:
         return error

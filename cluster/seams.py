@@ -1,15 +1,20 @@
 """What one worker is put together from. Owns: the shapes of its parts and its settings. Does not: build or run them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import grpc
 
 from cluster.catalogue import Catalogue
 from cluster.metrics import Metrics
 from lorajax.adapter_pages import HostAdapter
 from lorajax.config import EngineStats
 from lorajax.spec import Event, ModelSpec, Request, Version
+
+type Export = Callable[[Version], Awaitable[HostAdapter]]
+"""An adapter, for another host. Raises LorajaxError where this host cannot give it."""
 
 
 class Engine(Protocol):
@@ -38,6 +43,9 @@ class Engine(Protocol):
 
     def remove_adapter(self, version: Version) -> None:
         """Forget the version, once its last request has ended."""
+
+    def export(self, version: Version) -> HostAdapter | None:
+        """The version's arrays, where host memory has them."""
 
     def stats(self) -> EngineStats:
         """What it holds and does; no older than the last change of an adapter that returned."""
@@ -84,6 +92,13 @@ class Template(Protocol):
         """The conversation as the model expects it. Raises BadRequest for what it cannot take."""
 
 
+class ReadAdapter(Protocol):
+    """Reads and checks a PEFT folder against the served model; blocks."""
+
+    def __call__(self, folder: Path, *, expect: Version | None = None) -> HostAdapter:
+        """The adapter. Raises AdapterError; CorruptAdapter if it is another version than `expect`."""
+
+
 class Front(Protocol):
     """One more protocol that a host answers, beside gRPC."""
 
@@ -103,6 +118,56 @@ class NoFront:
 
     async def stop(self) -> None:
         """Close nothing."""
+
+
+class Member(Protocol):
+    """What a host does as part of a cluster, beside answering requests."""
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """What it answers other hosts."""
+
+    def start(self, address: str) -> None:
+        """Join, as the host that listens there."""
+
+    def changed(self) -> None:
+        """Let the cluster know soon that the host's state or its adapters have changed."""
+
+    async def bring(self, names: Iterable[str], hints: Iterable[bytes]) -> float:
+        """Return once the catalogue has those of the names that a hint says where to find; how many seconds it took.
+
+        A `Catalogue.acquire` before anything else is awaited has them too. Raises BadRequest for a bad hint,
+        AdapterError or Unavailable where an adapter cannot be had.
+        """
+
+    def used(self, versions: Iterable[Version], num_tokens: int) -> None:
+        """Count tokens, of a prompt or generated, towards the demand for adapters."""
+
+    async def stop(self) -> None:
+        """Leave."""
+
+
+class Alone:
+    """A host without a cluster: its adapters are those that it was told to load."""
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """Answer no host."""
+        return ()
+
+    def start(self, address: str) -> None:
+        """Join nobody."""
+
+    def changed(self) -> None:
+        """Tell nobody."""
+
+    async def bring(self, names: Iterable[str], hints: Iterable[bytes]) -> float:
+        """Bring nothing: nobody's hints are followed."""
+        return 0.0
+
+    def used(self, versions: Iterable[Version], num_tokens: int) -> None:
+        """Count nothing."""
+
+    async def stop(self) -> None:
+        """Leave nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,5 +200,4 @@ class Parts:
     template: Template
     catalogue: Catalogue
     metrics: Metrics
-    read_adapter: Callable[[Path], HostAdapter]
-    """Reads and checks a PEFT folder against the served model; blocks."""
+    read_adapter: ReadAdapter

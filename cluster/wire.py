@@ -197,6 +197,24 @@ def _page_use(free: int, total: int) -> serving_pb2.PageUse:
     return serving_pb2.PageUse(used=total - free, total=total)
 
 
+class Relayed(errors.LorajaxError):
+    """What another process answered instead of a result, to be passed on: its code, words and trailing metadata."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, trailing: tuple[tuple[str, str | bytes], ...] = ()) -> None:
+        """Keep the code and the metadata beside the message."""
+        Exception.__init__(self, message)
+        self.code = code
+        self.trailing = trailing
+
+    @classmethod
+    def of(cls, error: grpc.aio.AioRpcError, names: Mapping[str, str]) -> "Relayed":
+        """The status of a call that failed, in the caller's words: `names` says what to write for what."""
+        message = error.details() or error.code().name
+        for theirs, ours in names.items():
+            message = message.replace(theirs, ours)
+        return cls(error.code(), message, tuple(error.trailing_metadata() or ()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What a caller is told of an error, whatever the protocol."""

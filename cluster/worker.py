@@ -20,7 +20,7 @@ from cluster.catalogue import Entry
 from cluster.config import parse_address
 from cluster.guard import Guard
 from cluster.metrics import Snapshot
-from cluster.seams import Front, NoFront, Parts, WorkerConfig
+from cluster.seams import Alone, Front, Member, NoFront, Parts, WorkerConfig
 from cluster.worker_adapters import Adapters
 from cluster.worker_inference import MAX_BYTES_PER_TOKEN, Inference
 from lorajax.errors import BadRequest, NeedsCluster, Unavailable
@@ -31,12 +31,20 @@ _CLOSE_S = 1.0
 
 type MakeFront = Callable[[WorkerConfig, Parts, Admission, Inference, Adapters], Front]
 """Puts another protocol before the same services."""
+type MakeMember = Callable[[WorkerConfig, Parts, Admission, Adapters, Callable[[], int]], Member]
+"""Makes the host part of a cluster, which may have it drained."""
 
 
 class Worker:
     """One host on one event loop: `start`, `open`, and after `drain` `run` returns; then `stop`."""
 
-    def __init__(self, config: WorkerConfig, parts: Parts, make_front: MakeFront = lambda *_: NoFront()) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        parts: Parts,
+        make_front: MakeFront = lambda *_: NoFront(),
+        make_member: MakeMember = lambda *_: Alone(),
+    ) -> None:
         """Put the services together; nothing listens yet."""
         self._config = config
         self._parts = parts
@@ -47,13 +55,15 @@ class Worker:
         self._started_s = time.monotonic()
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(Guard(parts.metrics),), options=_options(config))
-        inference = Inference(config, parts, self._admission, self._adapters.forget)
+        self._member = make_member(config, parts, self._admission, self._adapters, self.drain)
+        inference = Inference(config, parts, self._admission, self._adapters.forget, self._member)
         self._front = make_front(config, parts, self._admission, inference, self._adapters)
         serving_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
         serving_pb2_grpc.add_AdaptersServicer_to_server(self._adapters, self._server)
         serving_pb2_grpc.add_ClusterServicer_to_server(_Cluster(self), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._server.add_generic_rpc_handlers(self._member.handlers())
         parts.metrics.watch(self._snapshot)
 
     async def start(self) -> dict[str, str]:
@@ -71,7 +81,9 @@ class Worker:
             ) from error
         await self._server.start()
         host, _ = parse_address(self._config.address)
-        return {"grpc": f"{host}:{port}", **await self._front.start()}
+        addresses = {"grpc": f"{host}:{port}", **await self._front.start()}
+        self._member.start(addresses["grpc"])
+        return addresses
 
     async def load(self, name: str, folder: Path, *, pin: bool = False) -> Entry:
         """Register an adapter that the operator named; works before `open`. Raises what `Adapters.load` raises."""
@@ -81,12 +93,14 @@ class Worker:
         """Let requests in, unless a drain has begun."""
         if self._admission.state is State.STARTING:
             self._admission.state = State.SERVING
+            self._member.changed()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def drain(self) -> int:
         """Let no more requests in; returns how many still run. `run` does the rest."""
         self._admission.state = State.DRAINING
         self._draining.set()
+        self._member.changed()
         return len(self._admission)
 
     def hurry(self) -> None:
@@ -110,6 +124,7 @@ class Worker:
         self._admission.state = State.DRAINING
         await self._health.enter_graceful_shutdown()
         await asyncio.gather(self._server.stop(_CLOSE_S), self._front.stop())
+        await self._member.stop()
         await self._adapters.settled()
 
     def report(self) -> wire.HostReport:
@@ -173,13 +188,14 @@ async def serve(
     prepare: Callable[[Worker], Awaitable[None]],
     on_ready: Callable[[dict[str, str]], None],
     make_front: MakeFront = lambda *_: NoFront(),
+    make_member: MakeMember = lambda *_: Alone(),
 ) -> None:
     """Run one host until SIGTERM, SIGINT or a `Drain` call has drained it; a second signal cuts what still runs.
 
     Listens first, then `prepare` (warm-up, `worker.load` of the first adapters), then `on_ready(addresses)`. A
     signal during `prepare` cancels it. Raises: ValueError if the address is taken; what `prepare` raises.
     """
-    worker = Worker(config, parts, make_front)
+    worker = Worker(config, parts, make_front, make_member)
     with _signals(worker):
         try:
             addresses = await worker.start()
@@ -228,5 +244,5 @@ def _options(config: WorkerConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 0),  # a front door pings each second while it waits for a first token
     )

@@ -58,15 +58,23 @@ class Adapters:
 
     async def load(self, name: str, folder: Path, *, replace: bool = False, pin: bool = False) -> Entry:
         """Register a folder that the operator chose: no root is asked for. Raises what reading and fitting raise."""
+        adapter = await self.read(folder)
+        entry = Entry(name=name, spec=adapter.spec, source=folder, is_pinned=pin)
+        return await self.put(entry, adapter, replace=replace)
+
+    async def read(self, folder: Path, expect: Version | None = None) -> HostAdapter:
+        """Read a folder, a few at once. Raises: Overloaded; what `ReadAdapter` raises."""
         if self._num_loads >= MAX_LOADS:
             raise Overloaded(f"{MAX_LOADS} adapters are being loaded; try again")
         self._num_loads += 1
         try:
             async with self._reading:
-                adapter = await asyncio.to_thread(self._parts.read_adapter, folder)
+                return await asyncio.to_thread(self._parts.read_adapter, folder, expect=expect)
         finally:
             self._num_loads -= 1
-        entry = Entry(name=name, spec=adapter.spec, source=folder, is_pinned=pin)
+
+    async def put(self, entry: Entry, adapter: HostAdapter, *, replace: bool = False) -> Entry:
+        """Register an adapter that is in memory. Raises: AdapterExists unless `replace`; what fitting raises."""
         return await asyncio.shield(self._change(self._put(entry, adapter, replace=replace)))
 
     async def _put(self, entry: Entry, adapter: HostAdapter, *, replace: bool) -> Entry:
@@ -110,7 +118,11 @@ class Adapters:
     ) -> serving_pb2.AdapterInfo:
         """Keep an adapter on the device, or let it go."""
         is_pinned = message.pin if message.HasField("pin") else True
-        return self._info(await asyncio.shield(self._change(self._pin(message.name, is_pinned=is_pinned))))
+        return self._info(await self.pin(message.name, is_pinned=is_pinned))
+
+    async def pin(self, name: str, *, is_pinned: bool) -> Entry:
+        """Keep an adapter on the device, or let it go. Raises: UnknownAdapter; UnsupportedAdapter without room."""
+        return await asyncio.shield(self._change(self._pin(name, is_pinned=is_pinned)))
 
     async def _pin(self, name: str, *, is_pinned: bool) -> Entry:
         catalogue = self._parts.catalogue

@@ -15,10 +15,11 @@ import grpc
 from cluster import serving_pb2, wire
 from cluster.admission import Admission, Flight
 from cluster.calls import Call, Chat, Completion, Prompt, Shown, request_of
-from cluster.seams import Parts, WorkerConfig
+from cluster.control_wire import FETCH_KEY
+from cluster.seams import Member, Parts, WorkerConfig
 from cluster.transcript import Transcript
 from lorajax.errors import BadRequest
-from lorajax.spec import Finished, Request, Sampling, Version
+from lorajax.spec import Finished, Request, Sampling, Timing, Version
 
 MAX_BYTES_PER_TOKEN = 16
 """A prompt with more bytes than this for every token of the context is refused before it is tokenised."""
@@ -29,16 +30,22 @@ class Inference:
     """Answers `lorajax.v1.Inference`. One per host; runs on the event loop."""
 
     def __init__(
-        self, config: WorkerConfig, parts: Parts, admission: Admission, forget: Callable[[Iterable[Version]], None]
+        self,
+        config: WorkerConfig,
+        parts: Parts,
+        admission: Admission,
+        forget: Callable[[Iterable[Version]], None],
+        member: Member,
     ) -> None:
         """Serve with these parts, as far as `admission` lets requests in.
 
-        `forget` hears of versions that lost their last name and user.
+        `forget` hears of versions that lost their last name and user; `member` brings adapters that are elsewhere.
         """
         self._config = config
         self._parts = parts
         self._admission = admission
         self._forget = forget
+        self._member = member
 
     async def Generate(self, message: serving_pb2.GenerateRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream one completion; a caller who leaves, or whose deadline passes, cancels it."""
@@ -46,14 +53,18 @@ class Inference:
         call = wire.call_from_proto(message)
         remaining_s = context.time_remaining()
         deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
-        async with contextlib.aclosing(self.answer(call, deadline_s)) as parts:
+        hints = tuple(value for key, value in context.invocation_metadata() or () if key == FETCH_KEY)
+        async with contextlib.aclosing(self.answer(call, deadline_s, hints)) as parts:
             async for part in parts:
                 await context.write(wire.reply_to_proto(part))
 
-    async def answer(self, call: Call, deadline_s: float | None = None) -> AsyncGenerator[Shown | Completion]:
+    async def answer(
+        self, call: Call, deadline_s: float | None = None, hints: tuple[bytes, ...] = ()
+    ) -> AsyncGenerator[Shown | Completion]:
         """Tokens as they come, then one Completion; closing it early cancels the request.
 
-        A reader that does not keep up holds only its own task: its events wait in the flight.
+        A reader that does not keep up holds only its own task: its events wait in the flight. `hints` say where in a
+        cluster its adapters are.
         Raises: BadRequest, UnknownAdapter, Overloaded, Unavailable, or whatever ends the request.
         """
         arrived_s = time.monotonic()
@@ -61,7 +72,9 @@ class Inference:
         request_id = call.request_id or uuid.uuid4().hex
         names = tuple(name for name, _ in call.adapters)
         most = self._config.model.max_model_len if call.fills_context else call.sampling.max_tokens
-        with self._admission.open(request_id, names, most + 2) as flight, self._in_use(names) as versions:
+        with self._admission.open(request_id, names, most + 2) as flight, contextlib.ExitStack() as using:
+            flight.fetch_s = await self._member.bring(names, hints)
+            versions = using.enter_context(self._in_use(names))
             prompt = await self._encode(call.prompt)
             # Our own tokenizer, too, may know added tokens that the model has no rows for.
             _check_id(max(prompt, default=0), self._config.model.vocab_size, _field_of(call.prompt))
@@ -141,8 +154,11 @@ class Inference:
 
     async def _run(self, request: Request, flight: Flight, arrived_s: float) -> AsyncGenerator[Shown | Completion]:
         transcript = Transcript(self._parts.tokenizer.stream(request.sampling.stop))
+        versions = tuple(version for version, _ in request.adapters)
         self._parts.engine.submit(request, flight.sink)
+        flight.num_prompt_tokens = len(request.prompt)
         self._parts.metrics.accepted(len(request.prompt))
+        self._member.used(versions, len(request.prompt))
         last_s = arrived_s
         try:
             while not transcript.has_ended:
@@ -151,6 +167,7 @@ class Inference:
                 now_s = time.monotonic()
                 if count := transcript.num_tokens - num_before:
                     self._parts.metrics.generated(count, now_s - last_s, now_s, is_first=not flight.has_started)
+                    self._member.used(versions, count)
                     last_s, flight.has_started = now_s, True
                 if transcript.has_stopped and not had_stopped:
                     self._parts.engine.finish(request.id)
@@ -162,18 +179,28 @@ class Inference:
         if transcript.error is not None:
             raise transcript.error
         assert transcript.finished is not None
-        yield self._completion(request, transcript.finished)
+        yield self._completion(request, transcript.finished, flight.fetch_s)
 
-    def _completion(self, request: Request, finished: Finished) -> Completion:
+    def _completion(self, request: Request, finished: Finished, fetch_s: float) -> Completion:
         return Completion(
             request_id=request.id,
             reason=finished.reason,
             num_prompt_tokens=finished.num_prompt_tokens,
             num_completion_tokens=finished.num_completion_tokens,
-            timing=finished.timing,
+            timing=_later(finished.timing, fetch_s),
             versions=tuple(version for version, _ in request.adapters),
             host=self._config.host,
         )
+
+
+def _later(timing: Timing, fetch_s: float) -> Timing:
+    """The engine's times, of a request that waited for its adapters before the engine knew it."""
+    return replace(
+        timing,
+        adapter_wait_s=timing.adapter_wait_s + fetch_s,
+        first_token_s=timing.first_token_s + fetch_s,
+        total_s=timing.total_s + fetch_s,
+    )
 
 
 def _num_bytes(text: str) -> int:

@@ -6,7 +6,7 @@ Does not: read files (checkpoints/peft.py does), decide who keeps an adapter, or
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -27,7 +27,8 @@ DTYPES: Mapping[str, np.dtype] = {
 _FORMAT = "lorajax-adapter-1"
 _ALIGNMENT = 64
 _PREFIX_BYTES = 8
-_DIGEST_BYTES = hashlib.sha256().digest_size
+CHECKSUM_BYTES = hashlib.sha256().digest_size
+"""Of the sha256 at the end of a buffer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +119,8 @@ def _tensors(adapter: HostAdapter) -> Iterator[tuple[str, Target, np.ndarray]]:
         yield "b", target, adapter.b[target]
 
 
-def to_bytes(adapter: HostAdapter) -> bytes:
-    """The adapter as one self-describing buffer: header length, JSON header, raw pages, sha256 of all before it."""
+def pieces(adapter: HostAdapter) -> list[memoryview]:
+    """What `to_bytes` joins, but for the sha256 at its end: bytes of a header, then the pages where they lie."""
     spec = adapter.spec
     header = {
         "format": _FORMAT,
@@ -130,24 +131,37 @@ def to_bytes(adapter: HostAdapter) -> bytes:
     }
     text = json.dumps(header).encode()
     text += b" " * (-(_PREFIX_BYTES + len(text)) % _ALIGNMENT)  # so that the receiver can use the pages where they lie
-    parts: list[bytes | memoryview] = [len(text).to_bytes(_PREFIX_BYTES, "little"), text]
-    parts += [np.ascontiguousarray(pages).view(np.uint8).data for _, _, pages in _tensors(adapter)]
+    pages = [np.ascontiguousarray(pages).reshape(-1).view(np.uint8).data for _, _, pages in _tensors(adapter)]
+    return [memoryview(len(text).to_bytes(_PREFIX_BYTES, "little")), memoryview(text), *pages]
+
+
+def checksum(parts: Iterable[memoryview]) -> bytes:
+    """The sha256 at the end of `to_bytes`, of its `pieces`."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    return b"".join([*parts, digest.digest()])
+    return digest.digest()
 
 
-def from_bytes(buffer: bytes | bytearray | memoryview, expect: Version | None = None) -> HostAdapter:
+def to_bytes(adapter: HostAdapter) -> bytes:
+    """The adapter as one self-describing buffer: header length, JSON header, raw pages, sha256 of all before it."""
+    parts = pieces(adapter)
+    return b"".join([*parts, checksum(parts)])
+
+
+def from_bytes(
+    buffer: bytes | bytearray | memoryview, expect: Version | None = None, *, digest: bytes | None = None
+) -> HostAdapter:
     """The adapter in a buffer that `to_bytes` made; its arrays are views of the buffer, so nothing is copied.
 
+    `digest` is the sha256 of all but the buffer's last CHECKSUM_BYTES, where it was taken as they came.
     Raises: CorruptAdapter if the buffer is not what was sent, or holds another version than `expect`.
     """
     view = memoryview(buffer).toreadonly().cast("B")
-    if len(view) < _PREFIX_BYTES + _DIGEST_BYTES:
+    if len(view) < _PREFIX_BYTES + CHECKSUM_BYTES:
         raise CorruptAdapter(f"an adapter buffer of {len(view)} bytes is too short to be one; send it again")
-    content = view[:-_DIGEST_BYTES]
-    if hashlib.sha256(content).digest() != view[-_DIGEST_BYTES:]:
+    content = view[:-CHECKSUM_BYTES]
+    if (digest or checksum([content])) != view[-CHECKSUM_BYTES:]:
         raise CorruptAdapter(f"the sha256 of an adapter buffer of {len(view)} bytes is wrong; send it again")
     try:
         adapter = _parsed(content)

@@ -2,12 +2,14 @@
 Does not: the work, which needs JAX (convert.py, doctor.py).
 """
 
+import os
 from pathlib import Path
 
 import click
 
 from cluster.config import format_bytes
 from lorajax.bundled import default_model
+from lorajax.cli_cluster import find_plan, node_options
 from lorajax.cli_serve import engine_config, serving_options
 from lorajax.cli_types import DTYPES, Flag, import_on_use
 
@@ -36,14 +38,20 @@ def convert(*, to: str, dtype: str, source: Path, target: Path) -> None:
 
 @click.command()
 @serving_options
-def doctor(**options: Flag) -> int:
-    """Check what `serve` would need of this machine.
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="For `launch`: its file.")
+@node_options
+def doctor(*, config: Path | None, node_rank: int | None, is_local: bool, **options: Flag) -> int:
+    """Check what `serve` or `launch` would need of this machine.
 
-    Give it the flags that `serve` would get. Exits 1 if something is broken.
+    Give it the flags that `serve` would get, or --config and the flags that `launch` would get. Exits 1 if something is
+    broken.
     """
-    model = options["model"] or default_model()
-    engine = engine_config(options)
-    verdicts = import_on_use("lorajax.doctor").examine(model, options["grpc"], engine)
+    if config is None:
+        model = options["model"] or default_model()
+        verdicts = import_on_use("lorajax.doctor").examine(model, options["grpc"], engine_config(options))
+    else:
+        plan, nodes = find_plan(config, node_rank, is_local=is_local)
+        verdicts = import_on_use("lorajax.doctor").examine_cluster(plan, nodes, os.environ)
     for verdict in verdicts:
         click.echo(f"{verdict.grade:8}{verdict.subject:14}{verdict.words}")
     return 1 if any(verdict.grade == "broken" for verdict in verdicts) else 0

@@ -2,42 +2,51 @@
 
 import importlib.metadata
 import math
-import resource
-import socket
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import psutil
 
 from checkpoints import base, names
-from cluster.config import format_bytes, parse_address
+from cluster.config import format_bytes
+from cluster.launch_plan import Plan
 from lorajax.bundled import HOW_TO_GET_MODEL
 from lorajax.config import EngineConfig
 from lorajax.errors import LorajaxError
+from lorajax.preflight import Verdict, examine_node, open_files, port
 from lorajax.spec import ModelSpec
 
-_MIN_FILES = 1024
 _HEADROOM = 1.25
 """Device memory wanted per byte of the plan: activations, compiled code, fragments."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """One thing looked at, and how it is."""
-
-    grade: Literal["ok", "warning", "broken"]
-    subject: str
-    words: str
-
-
 def examine(model: str | None, grpc: str, engine: EngineConfig) -> list[Verdict]:
     """Everything that `serve` would need of this machine, worst surprises first found here."""
-    return [_python(), _packages(), *_devices(engine), _port(grpc), _open_files(), *_model(model, engine)]
+    return [
+        _python(),
+        _packages(),
+        *_devices(engine.tensor_parallel, "--tp"),
+        port(grpc, "--grpc"),
+        open_files(),
+        *_model(model, engine, num_devices=engine.tensor_parallel, num_hosts=1),
+    ]
+
+
+def examine_cluster(plan: Plan, nodes: frozenset[int], environment: Mapping[str, str]) -> list[Verdict]:
+    """Everything that `launch` would need of this machine for these nodes of the plan."""
+    config = plan.config
+    num_hosts = sum(host.node in nodes for host in plan.hosts)
+    num_devices = num_hosts * config.devices_per_process
+    return [
+        _python(),
+        _packages(),
+        *_devices(num_devices, "cluster.devices_per_process"),
+        *examine_node(plan, nodes, environment),
+        *_model(str(config.model), config.engine, num_devices=num_devices, num_hosts=num_hosts),
+    ]
 
 
 def _python() -> Verdict:
@@ -50,7 +59,7 @@ def _packages() -> Verdict:
     return Verdict(grade="ok", subject="packages", words=", ".join(versions))
 
 
-def _devices(engine: EngineConfig) -> Iterator[Verdict]:
+def _devices(wanted: int, change: str) -> Iterator[Verdict]:
     try:
         devices = jax.devices()
     except RuntimeError as error:  # how JAX says that its backend did not start
@@ -58,32 +67,15 @@ def _devices(engine: EngineConfig) -> Iterator[Verdict]:
         return
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
     # A CPU counts as many devices as are asked for (cluster/launch.py says so to JAX).
-    is_enough = devices[0].platform == "cpu" or engine.tensor_parallel <= len(devices)
+    is_enough = devices[0].platform == "cpu" or wanted <= len(devices)
     words = f"{len(devices)} x {devices[0].platform} ({kinds}), {psutil.cpu_count()} CPU cores"
     if is_enough:
         yield Verdict(grade="ok", subject="devices", words=words)
     else:
-        yield Verdict(grade="broken", subject="devices", words=f"{words}; --tp {engine.tensor_parallel} needs more")
+        yield Verdict(grade="broken", subject="devices", words=f"{words}; {change} wants {wanted}")
 
 
-def _port(grpc: str) -> Verdict:
-    host, port = parse_address(grpc)
-    try:
-        with socket.create_server((host.strip("[]"), port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return Verdict(grade="ok", subject="port", words=f"{grpc} is free")
-    except OSError as error:
-        return Verdict(grade="broken", subject="port", words=f"{grpc}: {error.strerror}; choose another with --grpc")
-
-
-def _open_files() -> Verdict:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < _MIN_FILES:
-        words = f"only {soft} allowed; `ulimit -n {_MIN_FILES}` before serving many clients"
-        return Verdict(grade="warning", subject="open files", words=words)
-    return Verdict(grade="ok", subject="open files", words="enough allowed")
-
-
-def _model(model: str | None, engine: EngineConfig) -> Iterator[Verdict]:
+def _model(model: str | None, engine: EngineConfig, *, num_devices: int, num_hosts: int) -> Iterator[Verdict]:
     """The model, then the memory that serving it would take."""
     if model is None:
         yield Verdict(grade="broken", subject="model", words=f"none; name one with --model, or {HOW_TO_GET_MODEL}")
@@ -95,18 +87,18 @@ def _model(model: str | None, engine: EngineConfig) -> Iterator[Verdict]:
         return
     shape = f"{spec.family}, {spec.num_layers} layers, hidden {spec.hidden_size}, context {spec.max_model_len} tokens"
     yield Verdict(grade="ok", subject="model", words=f"{model}: {shape}")
-    yield _memory(spec, engine)
+    yield _memory(spec, engine, num_devices, num_hosts)
 
 
-def _memory(spec: ModelSpec, engine: EngineConfig) -> Verdict:
-    """The plan of one device against what it has; on a CPU the host's share comes out of the same memory."""
+def _memory(spec: ModelSpec, engine: EngineConfig, num_devices: int, num_hosts: int) -> Verdict:
+    """The plan of one device against what it has; CPU devices and hosts of this machine share its memory."""
     value_bytes = jnp.dtype(engine.dtype).itemsize
     weights = sum(math.prod(weight.shape) for weight in names.weights(spec)) * value_bytes // engine.tensor_parallel
     wanted = int((weights + engine.kv_bytes + engine.adapter_bytes) * _HEADROOM)
     device = jax.devices()[0]
     is_cpu = device.platform == "cpu"
     if is_cpu:
-        wanted = wanted * engine.tensor_parallel + engine.host_adapter_bytes
+        wanted = wanted * num_devices + engine.host_adapter_bytes * num_hosts
     free = psutil.virtual_memory().available if is_cpu else int((device.memory_stats() or {}).get("bytes_limit", 0))
     plan = (
         f"weights {format_bytes(weights)}, KV {format_bytes(engine.kv_bytes)}, adapters "

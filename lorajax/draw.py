@@ -10,9 +10,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import SingleDeviceSharding
 
-from lorajax.mesh import Layout
 from lorajax.plan import Chunk
 from lorajax.sampler import Penalties, SamplingArrays, logprobs, penalized, sampled
 from lorajax.spec import Sampling, Token
@@ -25,11 +24,11 @@ class Draw:
     Owner: the runner.
     """
 
-    def __init__(self, vocab_size: int, sizes: Iterable[int], layout: Layout) -> None:
-        """Prepare for logits[size, vocab_size] of every size."""
+    def __init__(self, vocab_size: int, sizes: Iterable[int], device: jax.Device) -> None:
+        """Prepare for logits[size, vocab_size] of every size, whole on a device of this process."""
         self._vocab_size = vocab_size
         self._sizes = sorted(sizes)
-        self._whole = layout.sharding(PartitionSpec())
+        self._whole = SingleDeviceSharding(device)
         self._programs: dict[tuple[str, int], Callable[..., jax.Array | tuple[jax.Array, ...]]] = {}
 
     def compile_jobs(self) -> dict[str, Callable[[], None]]:

@@ -18,7 +18,7 @@ from lorajax.config import EngineConfig, EngineStats
 from lorajax.errors import EngineFailure, LorajaxError, Overloaded, Unavailable, UnsupportedAdapter
 from lorajax.limits import EngineLimits
 from lorajax.plan import StepPlan
-from lorajax.runner import Runner
+from lorajax.runner import Steps
 from lorajax.scheduler import Scheduler
 from lorajax.spec import Event, Failed, Finished, ModelSpec, Request, Token, Version
 
@@ -28,10 +28,8 @@ type ReadAdapter = Callable[[Path, Version], HostAdapter]
 
 _IDLE_WAIT_S = 0.05
 """How often an engine that only waits (for a fetch, say) looks at deadlines."""
-
 _STATS_S = 0.1
 """Age that `stats` may have while steps follow one another."""
-
 _ASK_S = 60.0
 """How long an order may wait for the step before it."""
 
@@ -49,7 +47,7 @@ class Engine:
         self,
         model: ModelSpec,
         config: EngineConfig,
-        runner: Runner,
+        runner: Steps,
         read_adapter: ReadAdapter,
         on_failure: Callable[[], None],
     ) -> None:
@@ -123,6 +121,10 @@ class Engine:
     def remove_adapter(self, version: Version) -> None:
         """Forget the version; requests that use it end on it first."""
         self._ask(lambda: self._remove_adapter(version))
+
+    def export(self, version: Version) -> HostAdapter | None:
+        """The version's arrays, which nobody changes, where host memory has them."""
+        return self._adapters.get(version)
 
     def stats(self) -> EngineStats:
         """What the engine holds and does, at most 0.1 s old, and no older than the last order that was carried out."""

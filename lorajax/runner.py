@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,12 @@ COMPILER_THREAD = "compiler"
 
 type Pools = dict[Target, Page]
 """Adapter pages by target, layer after layer: (a[layer * page, row, in], b[layer * page, row, out])."""
+
+type HostPage = dict[Target, tuple[np.ndarray, np.ndarray]]
+"""One page of an adapter on the host, by target: (a[layer, row, in], b[layer, row, out])."""
+
+type Results = tuple[jax.Array, jax.Array, jax.Array]
+"""What a step gives beside the KV pages: logits[sequence, vocab], greedy tokens[sequence], whether finite[sequence]."""
 
 type Stepped = tuple[tuple[jax.Array, ...], jax.Array, jax.Array, jax.Array]
 """What a step gives: every layer's KV pages, logits[sequence, vocab], greedy tokens[sequence], whether finite."""
@@ -69,6 +76,18 @@ class PoolSizes:
         return sizes
 
 
+class Steps(Protocol):
+    """Who carries plans out: a runner, or a replica's leader, whose other processes do the same."""
+
+    sizes: PoolSizes
+
+    def write(self, writes: tuple[PageWrite, ...], adapters: Mapping[Version, HostAdapter]) -> None:
+        """As `Runner.write`."""
+
+    def run(self, plan: StepPlan) -> dict[str, Token | None]:
+        """As `Runner.run`."""
+
+
 class Runner:
     """Device state of one replica and the programs that change it.
 
@@ -96,7 +115,9 @@ class Runner:
         self._table_pages = table_pages(spec.max_model_len, config.kv_page_tokens)
         self._buckets = buckets(config)
         self._steps: dict[tuple[Bucket, bool], Callable[..., Stepped]] = {}
-        self._draw = Draw(spec.vocab_size, {bucket.num_sequences for bucket in self._buckets}, layout)
+        self._draw = Draw(
+            spec.vocab_size, {bucket.num_sequences for bucket in self._buckets}, layout.mesh.local_devices[0]
+        )
         self._write_page: Callable[..., Pools]
 
     def compile(self, progress: Callable[[str], None]) -> None:
@@ -121,26 +142,58 @@ class Runner:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def write(self, writes: tuple[PageWrite, ...], adapters: Mapping[Version, HostAdapter]) -> None:
-        """Copy pages of host adapters into device pages; a target that an adapter lacks becomes zeros."""
+        """Copy pages of host adapters into device pages."""
         for order in writes:
-            pages = self._host_page(adapters[order.version], order.index)
-            self._pools = self._write_page(self._pools, pages, np.int32(order.page))
+            self.put(order.page, self.host_page(adapters[order.version], order.index))
 
     def run(self, plan: StepPlan) -> dict[str, Token | None]:
         """One token for each chunk that samples, by request id; None where its logits are not finite."""
-        if not plan.chunks:
-            return {}
-        bucket = fitting(plan.chunks, self._buckets)
-        arrays = batch(plan.chunks, bucket, self._config.kv_page_tokens, self._table_pages)
-        self._kv, logits, tokens, finite = self._step(arrays)
-        return self._draw.tokens(plan.chunks, logits, tokens, finite)
+        return self.sample(plan, self.advance(self.arrays(plan))) if plan.chunks else {}
 
-    def _step(self, arrays: Batch) -> Stepped:
+    # The halves of `write` and `run`: a replica that spans processes does some of them everywhere.
+
+    def host_page(self, adapter: HostAdapter, index: int) -> HostPage:
+        """One page of an adapter; a target that it lacks is zeros."""
+        return {
+            target: (adapter.a[target][:, index], adapter.b[target][:, index])
+            if target in adapter.a
+            else self._zero_host_page(target)
+            for target in TARGETS
+        }
+
+    def zero_page(self) -> HostPage:
+        """A page with nothing in it, of the shapes that every page has."""
+        return {target: self._zero_host_page(target) for target in TARGETS}
+
+    def put(self, page: int, pages: HostPage) -> None:
+        """Write one page to the device."""
+        self._pools = self._write_page(self._pools, pages, np.int32(page))
+
+    def arrays(self, plan: StepPlan) -> Batch:
+        """The chunks of a plan, in the smallest bucket that holds them."""
+        bucket = fitting(plan.chunks, self._buckets)
+        return batch(plan.chunks, bucket, self._config.kv_page_tokens, self._table_pages)
+
+    def example(self, bucket_index: int) -> Batch:
+        """A batch of a bucket's shapes with nothing in it, adapters included."""
+        return example(self._buckets[bucket_index], self._config.kv_page_tokens, self._table_pages)
+
+    def bucket_index(self, arrays: Batch) -> int:
+        """Which bucket a batch is of: the same number in every process of a replica."""
+        return self._buckets.index(arrays.bucket)
+
+    def advance(self, arrays: Batch) -> Results:
+        """Launch one step, which leaves its keys and values on the device."""
         step = self._steps[arrays.bucket, arrays.lora is not None]
-        inputs = (arrays.tokens, arrays.last_token, arrays.attention)
-        if arrays.lora is None:
-            return step(self._weights, self._kv, *inputs)
-        return step(self._weights, self._kv, *inputs, self._pools, arrays.lora)
+        adapters = () if arrays.lora is None else (self._pools, arrays.lora)
+        stepped = step(self._weights, self._kv, arrays.tokens, arrays.last_token, arrays.attention, *adapters)
+        self._kv, results = stepped[0], stepped[1:]
+        return results
+
+    def sample(self, plan: StepPlan, results: Results) -> dict[str, Token | None]:
+        """What the chunks of a plan get of the results of its step."""
+        logits, greedy, finite = (result.addressable_data(0) for result in results)  # every device has them whole
+        return self._draw.tokens(plan.chunks, logits, greedy, finite)
 
     def _forward(
         self,
@@ -199,16 +252,8 @@ class Runner:
                 for target, (a, b) in pools.items()
             }
 
-        zeros = {target: self._zero_host_page(target) for target in TARGETS}
+        zeros = self.zero_page()
         self._write_page = jax.jit(write, donate_argnums=0).lower(self._pools, zeros, np.int32(0)).compile()
-
-    def _host_page(self, adapter: HostAdapter, index: int) -> dict[Target, tuple[np.ndarray, np.ndarray]]:
-        return {
-            target: (adapter.a[target][:, index], adapter.b[target][:, index])
-            if target in adapter.a
-            else self._zero_host_page(target)
-            for target in TARGETS
-        }
 
     def _zero_host_page(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
         rows = (self._spec.num_layers, ROWS_PER_PAGE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorajax.adapter_pages import HostAdapter
 from lorajax.config import EngineStats
-from lorajax.errors import BadRequest, MalformedAdapter
+from lorajax.errors import BadRequest, CorruptAdapter, MalformedAdapter
 from lorajax.spec import (
     AdapterSpec,
     Event,
@@ -157,6 +157,9 @@ class EchoEngine:
         del self.adapters[version]
         self._on_call(("remove", version))
 
+    def export(self, version: Version) -> HostAdapter | None:
+        return self.adapters[version][0] if version in self.adapters else None
+
     def stats(self) -> EngineStats:
         residency = {version: Level.DEVICE if pinned else Level.HOST for version, (_, pinned) in self.adapters.items()}
         used = sum(adapter.spec.num_pages for adapter, _ in self.adapters.values())
@@ -209,12 +212,14 @@ def write_adapter(folder: Path, content: str = "weights", rank: int = 8) -> Path
     return folder
 
 
-def read_adapter(folder: Path) -> HostAdapter:
+def read_adapter(folder: Path, *, expect: Version | None = None) -> HostAdapter:
     """An adapter without arrays, whose version is its file's hash."""
     try:
         data = (folder / "adapter.json").read_bytes()
     except OSError as error:
         raise MalformedAdapter(f"{folder.name} has no adapter.json") from error
     version = Version(hashlib.sha256(data).hexdigest())
+    if expect not in (None, version):
+        raise CorruptAdapter(f"{folder.name} has changed")
     spec = AdapterSpec(version=version, rank=json.loads(data)["rank"], targets=("q_proj",), num_bytes=len(data))
     return HostAdapter(spec=spec, a={}, b={})

@@ -16,7 +16,7 @@ from cluster import serving_pb2 as pb
 from cluster import serving_pb2_grpc
 from cluster.catalogue import Catalogue
 from cluster.metrics import Metrics
-from cluster.seams import NoFront, Parts, WorkerConfig
+from cluster.seams import Alone, NoFront, Parts, WorkerConfig
 from cluster.worker import Worker
 from tests.fakes import ByteTokenizer, EchoEngine, PlainTemplate, model_spec, read_adapter, write_adapter
 
@@ -61,14 +61,14 @@ class Rig:
             pass
 
 
-def parts(engine: EchoEngine, tokenizer: ByteTokenizer, registry: CollectorRegistry) -> Parts:
+def parts(engine: EchoEngine, tokenizer: ByteTokenizer, registry: CollectorRegistry, read=read_adapter) -> Parts:
     return Parts(
         engine=engine,
         tokenizer=tokenizer,
         template=PlainTemplate(),
         catalogue=Catalogue(),
         metrics=Metrics(registry),
-        read_adapter=read_adapter,
+        read_adapter=read,
     )
 
 
@@ -86,14 +86,23 @@ def config(root: Path, **options) -> WorkerConfig:
 
 @contextlib.asynccontextmanager
 async def serving(
-    root: Path, *, token=None, is_paced=False, is_open=True, make_front=lambda *_: NoFront(), **options
+    root: Path,
+    *,
+    token=None,
+    is_paced=False,
+    is_open=True,
+    make_front=lambda *_: NoFront(),
+    make_member=lambda *_: Alone(),
+    read=read_adapter,
+    **options,
 ) -> AsyncIterator[Rig]:
     """A worker that answers until the block ends."""
     calls, loop = asyncio.Queue(), asyncio.get_running_loop()
     hear = lambda call: loop.call_soon_threadsafe(calls.put_nowait, call)
     engine = EchoEngine(**{"token": token} if token else {}, is_paced=is_paced, on_call=hear)
     tokenizer, registry = ByteTokenizer(), CollectorRegistry()
-    worker = Worker(config(root, **options), parts(engine, tokenizer, registry), make_front)
+    own = parts(engine, tokenizer, registry, read)
+    worker = Worker(config(root, **options), own, make_front, make_member)
     addresses = await worker.start()
     if is_open:
         await worker.open()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import tokenizer
-from cluster import launch
+from cluster import device
 from cluster.client import Client, ClientError
 from cluster.records import AdapterUse, Question
 from lorajax.chat import NoChatTemplate
@@ -173,24 +173,24 @@ def test_kernels_that_cannot_be_built_fall_back_to_xla_and_leave_nothing_behind(
     monkeypatch.setenv("XDG_CACHE_HOME", str(unusable))
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    assert (launch._ops("auto"), list(scratch.iterdir())) == (ops.XLA, [])
+    assert (device._ops("auto"), list(scratch.iterdir())) == (ops.XLA, [])
 
 
 def test_kernels_asked_for_by_name_that_cannot_be_built_name_the_flag(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(ValueError, match=r"--kernels native: .*; or use --kernels xla"):
-        launch._ops("native")
+        device._ops("native")
 
 
 def test_cpu_kernels_are_refused_where_jax_does_not_run_on_the_cpu():
     with pytest.raises(NotImplementedError, match="JAX runs on gpu"):
-        launch._load_native("gpu")
+        device._load_native("gpu")
 
 
 def test_cache_folder_is_ours_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = launch._private_folder("kernels")
+    folder = device._private_folder("kernels")
     assert (folder, folder.stat().st_mode & 0o777) == (tmp_path / "lorajax" / "kernels", 0o700)
 
 
@@ -200,9 +200,9 @@ def test_cache_folder_that_others_can_write_is_not_used(monkeypatch, tmp_path, m
     folder = tmp_path / "lorajax" / "kernels"
     folder.mkdir(parents=True)
     folder.chmod(mode)
-    assert launch._private_folder("kernels") is None
+    assert device._private_folder("kernels") is None
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", "highest"), ("bfloat16", None)])
 def test_only_float32_is_multiplied_in_full(dtype, precision):
-    assert launch._matmul_precision(dtype) == precision
+    assert device._matmul_precision(dtype) == precision

@@ -237,3 +237,11 @@ def test_a_version_that_is_replaced_ends_its_streams_unchanged(llama, tmp_path):
         pace.release()
         answers = serving.ask()
     assert [answers["old"].ids, answers["new"].ids] == [alone["0"].ids, alone["1"].ids]
+
+
+def test_export_gives_the_pages_of_what_host_memory_has(llama):
+    adapter, *_ = llama.adapters.values()
+    with Serving(llama) as serving:
+        serving.load(adapter)
+        assert serving.engine.export(adapter.spec.version) is adapter
+        assert serving.engine.export("ab" * 32) is None

@@ -1,0 +1,121 @@
+"""The coordinator's process. Owns: its life, and when the cluster counts as complete. Decides nothing; needs no JAX."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from cluster import control_pb2_grpc, serving_pb2_grpc
+from cluster.admin import ClusterAdapters, ClusterStatus
+from cluster.cluster_config import ClusterConfig
+from cluster.control_service import ControlService
+from cluster.coordinator import Coordinator, CoordinatorConfig
+from cluster.events import LoadAsked
+from cluster.follower import Follower
+from cluster.gateway import front_door, points
+from cluster.placement import POLICIES
+from cluster.registry import Registry
+from cluster.rounds import RoundConfig
+from cluster.server import Server, until_told
+from cluster.view import HostState
+from lorajax.errors import LorajaxError, Overloaded, Unavailable
+
+_LOG = logging.getLogger("lorajax")
+_SETTLE_S = 3.0
+"""How long a coordinator that comes back waits for hosts before it goes on with those it sees."""
+_PRELOADS = 4
+"""Adapters that are registered at once at the start."""
+_WAIT_S = 0.25
+
+
+def run(config: ClusterConfig) -> int:
+    """Coordinate until told to go; returns the exit code.
+
+    Raises: ValueError if the address is taken or a preloaded adapter cannot be served.
+    """
+    asyncio.run(_serve(config))
+    return 0
+
+
+async def _serve(config: ClusterConfig) -> None:
+    registry = Registry(config.state_dir / f"registry-{config.fingerprint_id}.sqlite")
+    coordinator = Coordinator(_coordinator_config(config), points(config), POLICIES[config.policy])
+    control = ControlService(coordinator, registry, config.fingerprint)
+    door = front_door(config)
+    server = Server((door.handlers(),))
+    control_pb2_grpc.add_ControlServicer_to_server(control, server.grpc)
+    serving_pb2_grpc.add_AdaptersServicer_to_server(ClusterAdapters(control), server.grpc)
+    serving_pb2_grpc.add_ClusterServicer_to_server(ClusterStatus(control), server.grpc)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(control.run())
+            tasks.create_task(_become_ready(config, control))
+            tasks.create_task(_follow(control, Follower(door, server.set_serving)))
+
+    async def drain() -> None:
+        door.drain()
+        await door.wait_empty()
+
+    await server.start(config.coordinator)
+    _LOG.info("coordinating on %s", config.coordinator)
+    try:
+        await until_told(work(), drain, config.drain_s)
+    except* ValueError as group:
+        raise group.exceptions[0] from None
+    finally:
+        control.close()
+        await server.stop()
+        await door.close()
+        registry.close()
+
+
+async def _follow(control: ControlService, follower: Follower) -> None:
+    while True:
+        with control.watching() as updates:
+            while (update := await updates.get()) is not None:
+                await follower.apply(update)
+
+
+async def _become_ready(config: ClusterConfig, control: ControlService) -> None:
+    """Wait for the hosts, register what the configuration names, and say so; ends then."""
+    is_back = bool(control.table().registrations)
+    started_s = asyncio.get_running_loop().time()
+    while (num_serving := _num_serving(control)) < config.replicas:
+        waited_s = asyncio.get_running_loop().time() - started_s
+        if is_back and num_serving and waited_s > _SETTLE_S:
+            break
+        await asyncio.sleep(_WAIT_S)
+    limit = asyncio.Semaphore(_PRELOADS)
+    known = control.table().registrations
+    async with asyncio.TaskGroup() as tasks:
+        for name, folder in config.preload:
+            if name not in known:
+                tasks.create_task(_preload(control, limit, name, folder))
+    control.is_ready = True
+    control.publish()
+    _LOG.info("ready: %d hosts, %d adapters", _num_serving(control), len(control.table().registrations))
+
+
+async def _preload(control: ControlService, limit: asyncio.Semaphore, name: str, folder: Path) -> None:
+    async with limit:
+        while True:
+            try:
+                await control.ask(LoadAsked(call=control.next_call(), name=name, path=str(folder)))
+            except (Unavailable, Overloaded) as error:
+                await asyncio.sleep(error.retry_s)
+            except LorajaxError as error:
+                raise ValueError(f"[adapters] preload.{name} = {str(folder)!r}: {error}") from None
+            else:
+                return
+
+
+def _num_serving(control: ControlService) -> int:
+    return sum(host.state is HostState.SERVING for host in control.table().hosts.values())
+
+
+def _coordinator_config(config: ClusterConfig) -> CoordinatorConfig:
+    return CoordinatorConfig(
+        interval_s=config.interval_s,
+        min_copies=config.min_copies,
+        rounds=RoundConfig(budget_bytes=config.budget_bytes),
+    )

@@ -1,0 +1,277 @@
+"""Inference over many hosts. Owns: a request's way to a host and back, and its second try on another host.
+
+Does not: know where adapters are (the router believes the table), render prompts, or look into answers. A request that
+has had no token is tried elsewhere when its host refuses or is lost; one that has had some ends with a clear status.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import grpc
+
+from cluster import control_wire, serving_pb2, wire
+from cluster.calls import Call, Chat
+from cluster.gate import Gate
+from cluster.host_channels import HostChannels
+from cluster.names import unknown
+from cluster.routing import Ask, Route, Router
+from cluster.view import Adapter, HostLoad, HostName, HostState, HostView, Registration, Table
+from lorajax.errors import DuplicateRequest, Unavailable, UnknownAdapter
+from lorajax.spec import Level, Version
+
+MAX_TRIES = 4
+TENANT_KEY = "lorajax-tenant"
+_PER_SEQUENCE = 2
+"""Requests sent to a host for every sequence it decodes at once: enough that it never waits for the next one."""
+_MAX_WAITING = 16_384
+_BYTES_PER_TOKEN = 4
+_ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@dataclass(eq=False, slots=True)
+class _Try:
+    """One request at one host."""
+
+    route: Route
+    call: grpc.aio.UnaryStreamCall
+    num_replies: int = 0
+    is_lost: bool = False
+    """Whether we cancelled it because its host is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passage:
+    """One request on its way: what a host is sent, whichever it is."""
+
+    request_id: str
+    message: serving_pb2.GenerateRequest
+    ask: Ask
+    adapters: tuple[Registration, ...]
+    context: grpc.aio.ServicerContext = field(repr=False)
+
+
+class FrontDoor:
+    """Answers `lorajax.v1.Inference` by asking hosts. Runs on the event loop.
+
+    Invariant: a request is at one host at most, and no reply of a second try follows one of a first.
+    """
+
+    def __init__(self, router: Router, channels: HostChannels) -> None:
+        """Route by `router`, over `channels`; refuses everything until `update`."""
+        self._router = router
+        self._channels = channels
+        self._table: Table | None = None
+        self._names: list[str] = []
+        self._hosts: dict[HostName, HostView] = {}
+        self._gate = Gate(self._limit, _MAX_WAITING)
+        self._in_flight: set[str] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._is_draining = False
+        self._tries: dict[HostName, set[_Try]] = {}
+
+    def drain(self) -> int:
+        """Take no more requests; returns how many are on their way."""
+        self._is_draining = True
+        return len(self._in_flight)
+
+    async def wait_empty(self) -> None:
+        """Return once no request is on its way."""
+        await self._empty.wait()
+
+    async def close(self) -> None:
+        """Close the lines to the hosts."""
+        await self._channels.close()
+
+    def update(self, table: Table) -> None:
+        """Route by a new table; what runs on a host that is lost, or has started anew, is lost too."""
+        self._table, self._names = table, sorted(table.registrations)
+        self._router.update(table)
+        for name, host in self._hosts.items():
+            new = table.hosts.get(name)
+            if new is None or new.state is HostState.LOST or new.spec.incarnation != host.spec.incarnation:
+                self._lose(name)
+        self._hosts = dict(table.hosts)
+        self._channels.keep({host.spec.address for host in table.hosts.values()})
+        self._gate.admit()
+
+    @property
+    def num_serving(self) -> int:
+        """Hosts that take requests."""
+        return sum(host.state is HostState.SERVING for host in self._hosts.values())
+
+    async def Generate(self, message: serving_pb2.GenerateRequest, context: grpc.aio.ServicerContext) -> None:
+        """Stream one completion from the host that the router picks."""
+        call = wire.call_from_proto(message)
+        passage = self._passage(call, message, context)
+        tenant = dict(context.invocation_metadata() or ()).get(TENANT_KEY, "")
+        cost = passage.ask.prompt_tokens + passage.ask.max_tokens
+        with self._flight(passage.request_id):
+            async with self._gate.entered(str(tenant), passage.request_id, cost):
+                await self._relay(passage)
+
+    def _passage(self, call: Call, message: serving_pb2.GenerateRequest, context: grpc.aio.ServicerContext) -> _Passage:
+        """The request as hosts get it: adapters by version, with an id. Raises UnknownAdapter or Unavailable."""
+        adapters = tuple(self._registration(name) for name, _ in call.adapters)
+        request_id = call.request_id or uuid.uuid4().hex
+        message.request_id = request_id
+        del message.adapters[:]
+        for registration, (_, weight) in zip(adapters, call.adapters, strict=True):
+            message.adapters.add(name=registration.adapter.version, weight=weight)
+        remaining_s = context.time_remaining()
+        ask = Ask(
+            versions=tuple(registration.adapter.version for registration in adapters),
+            prompt_tokens=_num_tokens(call),
+            max_tokens=call.sampling.max_tokens,
+            deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
+        )
+        return _Passage(request_id=request_id, message=message, ask=ask, adapters=adapters, context=context)
+
+    def _registration(self, name: str) -> Registration:
+        if self._table is None:
+            raise Unavailable("the cluster is starting; try again")
+        if name not in self._table.registrations:
+            raise UnknownAdapter(unknown(name, self._names))
+        return self._table.registrations[name]
+
+    async def _relay(self, passage: _Passage) -> None:
+        tried: set[HostName] = set()
+        refusal: Exception | None = None
+        for _ in range(MAX_TRIES):
+            try:
+                route = self._router.choose(passage.ask, time.monotonic(), exclude=frozenset(tried))
+            except Exception:
+                if refusal is not None:
+                    raise refusal from None
+                raise
+            tried.add(route.host)
+            refusal = await self._try(passage, route)
+            if refusal is None:
+                return
+        assert refusal is not None
+        raise refusal
+
+    async def _try(self, passage: _Passage, route: Route) -> Exception | None:
+        """Ask one host; None once it has answered in full, or why another one may be asked. Raises what is final."""
+        stub = self._channels.generate(route.address)
+        attempt = _Try(
+            route,
+            stub(passage.message, timeout=passage.context.time_remaining(), metadata=self._hints(passage, route.host)),
+        )
+        self._tries.setdefault(route.host, set()).add(attempt)
+        self._router.started(passage.request_id, route, passage.ask)
+        try:
+            async for reply in attempt.call:
+                if not attempt.num_replies:
+                    self._router.first_token(passage.request_id, time.monotonic())
+                attempt.num_replies += 1
+                await passage.context.write(reply)
+                self._router.generated(passage.request_id, _count(reply))
+        except grpc.aio.AioRpcError as error:
+            return self._judged(passage, attempt, error)
+        except asyncio.CancelledError:
+            if attempt.is_lost and not _is_cancelled():
+                return self._judged(passage, attempt, None)
+            raise
+        finally:
+            attempt.call.cancel()
+            self._tries[route.host].discard(attempt)
+            self._router.ended(passage.request_id, time.monotonic())
+        return None
+
+    def _judged(self, passage: _Passage, attempt: _Try, error: grpc.aio.AioRpcError | None) -> Exception:
+        """Why the try ended, where another host may still answer; raises where it is final."""
+        host = attempt.route.host
+        is_gone = error is None or _is_gone(error)
+        if is_gone:
+            self._router.failed(host, time.monotonic())
+        if attempt.num_replies and is_gone:
+            raise wire.Relayed(
+                grpc.StatusCode.ABORTED, f"host {host} was lost after {attempt.num_replies} replies; ask again"
+            )
+        if error is None:
+            return Unavailable(f"host {host} was lost; ask again")
+        relayed = wire.Relayed.of(error, {one.adapter.version: one.name for one in passage.adapters})
+        if attempt.num_replies or error.code() not in _ELSEWHERE:
+            raise relayed
+        return Unavailable(f"host {host} cannot be reached; ask again") if is_gone else relayed
+
+    def _hints(self, passage: _Passage, host: HostName) -> tuple[tuple[str, bytes], ...]:
+        """Where the host finds each adapter that it may lack."""
+        return tuple((control_wire.FETCH_KEY, self._hint(one.adapter, host)) for one in passage.adapters)
+
+    def _hint(self, adapter: Adapter, host: HostName) -> bytes:
+        peers = tuple(
+            (name, view.spec.address)
+            for name, view in self._hosts.items()
+            if name != host and view.state in (HostState.SERVING, HostState.DRAINING) and view.holds(adapter.version)
+        )
+        return control_wire.fetch_hint(adapter, peers)
+
+    def beat(self, host: HostName, state: HostState, load: HostLoad, copies: Mapping[Version, Level] | None) -> None:
+        """Route by what a host has just said."""
+        self._router.beat(host, state, load, copies, time.monotonic())
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The Inference service; replies pass as the bytes they came as."""
+        handler = grpc.unary_stream_rpc_method_handler(
+            self.Generate, request_deserializer=serving_pb2.GenerateRequest.FromString
+        )
+        return grpc.method_handlers_generic_handler("lorajax.v1.Inference", {"Generate": handler})
+
+    def _lose(self, host: HostName) -> None:
+        for attempt in tuple(self._tries.get(host, ())):
+            attempt.is_lost = True
+            attempt.call.cancel()
+
+    def _limit(self) -> int:
+        """Requests inside; at least one, so that somebody is told where no host is left."""
+        serving = (host.spec.max_sequences for host in self._hosts.values() if host.state is HostState.SERVING)
+        return max(1, _PER_SEQUENCE * sum(serving))
+
+    @contextlib.contextmanager
+    def _flight(self, request_id: str) -> Iterator[None]:
+        if self._is_draining:
+            raise Unavailable("this front door is going; ask again, another process will answer")
+        if request_id in self._in_flight:
+            raise DuplicateRequest(f"request {request_id!r} is in flight; wait for it, or send another request_id")
+        self._in_flight.add(request_id)
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._in_flight.discard(request_id)
+            if not self._in_flight:
+                self._empty.set()
+
+
+def _is_gone(error: grpc.aio.AioRpcError) -> bool:
+    """Whether nobody answered: what a host itself says of being unavailable comes with a time to wait."""
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return False
+    return "grpc-retry-pushback-ms" not in dict(error.trailing_metadata() or ())
+
+
+def _is_cancelled() -> bool:
+    """Whether the caller has left, beside whatever else was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _num_tokens(call: Call) -> int:
+    """About as many as the prompt has: only its host knows."""
+    match call.prompt:
+        case tuple(ids):
+            return len(ids)
+        case str(text):
+            return 1 + len(text) // _BYTES_PER_TOKEN
+        case Chat(messages=messages):
+            return 1 + sum(len(part) for message in messages for part in message) // _BYTES_PER_TOKEN
+
+
+def _count(reply: bytes) -> int:
+    return len(serving_pb2.GenerateReply.FromString(reply).tokens)

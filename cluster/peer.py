@@ -1,0 +1,202 @@
+"""Adapter bytes from one host to another, over gRPC. Owns: the Peer service and its client, chunk by chunk.
+
+Does not: decide who asks whom (adapter_pool.py), keep adapters, or send by collectives.
+"""
+
+import asyncio
+import hashlib
+
+import grpc
+import numpy as np
+
+from cluster import control_pb2, control_pb2_grpc
+from cluster.seams import Export
+from cluster.tickets import HANDSHAKE_S, TRANSFER_S, Prepare, Reply, Request
+from cluster.view import Adapter, HostName
+from lorajax.adapter_pages import CHECKSUM_BYTES, HostAdapter, checksum, from_bytes, pieces
+from lorajax.errors import CorruptAdapter, LorajaxError, Unavailable
+from lorajax.spec import Version
+
+CHUNK_BYTES = 2**20
+MAX_PULLS = 4
+"""Adapters sent at once. Who comes later waits."""
+SEND_S = 120.0
+"""How long one stream may last; whoever reads slower asks again for the rest."""
+PREPARE_S = HANDSHAKE_S + TRANSFER_S
+"""How long a sender may have to wait for its turn."""
+STALL_S = 5.0
+"""How long a peer may send nothing."""
+MIN_BYTES_PER_S = 4e6
+"""A peer that is slower than this over a whole adapter is given up."""
+_MAX_HEADER_BYTES = 2**16
+_OPTIONS = (("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 2 * CHUNK_BYTES))
+
+
+class Peer:
+    """Answers `lorajax.control.v1.Peer`. Runs on the event loop, and never longer than a chunk takes to copy.
+
+    Invariant: at most MAX_PULLS adapters are being sent; their pages are sent from where they lie.
+    """
+
+    def __init__(self, export: Export, prepared: Prepare) -> None:
+        """Send what `export` gives, and by collectives what `prepared` says."""
+        self._export = export
+        self._prepared = prepared
+        self._sending = asyncio.Semaphore(MAX_PULLS)
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, for a server."""
+        pull = grpc.unary_stream_rpc_method_handler(
+            self.Pull,
+            request_deserializer=control_pb2.PullRequest.FromString,
+            response_serializer=control_pb2.Chunk.SerializeToString,
+        )
+        prepare = grpc.unary_unary_rpc_method_handler(
+            self.Prepare,
+            request_deserializer=control_pb2.PrepareRequest.FromString,
+            response_serializer=control_pb2.PrepareReply.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler("lorajax.control.v1.Peer", {"Pull": pull, "Prepare": prepare})
+
+    async def Prepare(
+        self, message: control_pb2.PrepareRequest, context: grpc.aio.ServicerContext
+    ) -> control_pb2.PrepareReply | None:
+        """Answer once this host is about to send by a collective; UNAVAILABLE where it will not."""
+        request = Request(
+            ticket=message.ticket,
+            target=HostName(message.target),
+            incarnation=message.incarnation,
+            met=message.met,
+            is_refused=message.is_refused,
+        )
+        try:
+            reply = await self._prepared(request)
+        except LorajaxError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            return None
+        return control_pb2.PrepareReply(total_bytes=reply.num_bytes, incarnation=reply.incarnation)
+
+    async def Pull(self, message: control_pb2.PullRequest, context: grpc.aio.ServicerContext) -> None:
+        """Stream an adapter's buffer from an offset on; NOT_FOUND where it cannot be had here."""
+        try:
+            async with self._sending, asyncio.timeout(SEND_S):
+                await self._send(await self._export(Version(message.version)), message.offset, context)
+        except LorajaxError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"not read within {SEND_S:g} s; ask for the rest")
+
+    async def _send(self, adapter: HostAdapter, offset: int, context: grpc.aio.ServicerContext) -> None:
+        parts = pieces(adapter)
+        hashing = asyncio.ensure_future(asyncio.to_thread(checksum, parts))  # while the pages are on their way
+        total = sum(len(part) for part in parts) + CHECKSUM_BYTES
+        if offset >= total:
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"offset {offset} of {total} bytes")
+        await context.write(control_pb2.Chunk(total_bytes=total))
+        for part in parts:
+            for start in range(offset, len(part), CHUNK_BYTES):
+                await context.write(control_pb2.Chunk(data=bytes(part[start : start + CHUNK_BYTES])))
+            offset = max(0, offset - len(part))
+        await context.write(control_pb2.Chunk(data=(await hashing)[offset:]))
+
+
+async def prepare(address: str, request: Request) -> Reply:
+    """Ask the host at an address whether it sends now. Raises Unavailable."""
+    message = control_pb2.PrepareRequest(
+        ticket=request.ticket,
+        target=request.target,
+        incarnation=request.incarnation,
+        met=request.met,
+        is_refused=request.is_refused,
+    )
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+        try:
+            reply = await control_pb2_grpc.PeerStub(channel).Prepare(message, timeout=PREPARE_S)
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(f"{error.code().name}: {error.details()}") from None
+    return Reply(num_bytes=reply.total_bytes, incarnation=reply.incarnation)
+
+
+async def pull(address: str, adapter: Adapter, stall_s: float = STALL_S) -> HostAdapter:
+    """The adapter, from the host at an address; a stream that is cut goes on where it was, while it gets on at all.
+
+    Host memory: the adapter's size. Raises: Unavailable, also where nothing comes for `stall_s`; CorruptAdapter if what
+    came is not this adapter.
+    """
+    received = _Received(adapter)
+    limit_s = stall_s + adapter.num_bytes / MIN_BYTES_PER_S
+    try:
+        async with asyncio.timeout(limit_s), grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+            stub = control_pb2_grpc.PeerStub(channel)
+            while not received.is_complete:
+                await _go_on(stub, received, stall_s)
+    except TimeoutError:
+        raise Unavailable(f"it was too slow: {received.num_bytes} bytes within {limit_s:g} s") from None
+    return from_bytes(received.buffer, adapter.version, digest=await received.digest())
+
+
+class _Received:
+    """A buffer that fills up, and is hashed on another thread meanwhile.
+
+    Invariant: its first `num_bytes` have come, and it is never larger than the adapter can be.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.version = adapter.version
+        self.buffer = memoryview(b"")
+        self.num_bytes = 0
+        self._max_bytes = adapter.num_bytes + _MAX_HEADER_BYTES
+        self._sha256 = hashlib.sha256()
+        self._num_hashed = 0
+        self._hashing: asyncio.Future[None] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return 0 < len(self.buffer) == self.num_bytes
+
+    def take(self, chunk: control_pb2.Chunk) -> None:
+        if not self.buffer:
+            if not CHECKSUM_BYTES < chunk.total_bytes <= self._max_bytes:
+                raise CorruptAdapter(f"it would send {chunk.total_bytes} bytes; at most {self._max_bytes} can be right")
+            self.buffer = memoryview(np.empty(chunk.total_bytes, np.uint8))  # a bytearray would be filled at once
+        data = chunk.data  # protobuf copies it at each look
+        end = self.num_bytes + len(data)
+        if end > len(self.buffer):
+            raise CorruptAdapter(f"it sent more than the {len(self.buffer)} bytes that it spoke of")
+        self.buffer[self.num_bytes : end] = data
+        self.num_bytes = end
+        if self._hashing is None or self._hashing.done():
+            self._hashing = asyncio.ensure_future(asyncio.to_thread(self._sha256.update, self._rest()))
+
+    async def digest(self) -> bytes:
+        """Of all but the checksum at the end."""
+        if self._hashing is not None:
+            await self._hashing
+        await asyncio.to_thread(self._sha256.update, self._rest())
+        return self._sha256.digest()
+
+    def _rest(self) -> memoryview:
+        """What has come and was not hashed yet."""
+        start, self._num_hashed = self._num_hashed, min(self.num_bytes, len(self.buffer) - CHECKSUM_BYTES)
+        return self.buffer[start : self._num_hashed]
+
+
+async def _go_on(stub: control_pb2_grpc.PeerStub, received: _Received, stall_s: float) -> None:
+    """Take the rest as far as it comes; raises Unavailable if nothing does."""
+    before, why = received.num_bytes, "it ended early"
+    call = stub.Pull(control_pb2.PullRequest(version=received.version, offset=before))
+    try:
+        while True:
+            async with asyncio.timeout(stall_s):
+                chunk = await call.read()
+            if chunk is grpc.aio.EOF:
+                break
+            received.take(chunk)
+    except grpc.aio.AioRpcError as error:
+        why = f"{error.code().name}: {error.details()}"
+    except TimeoutError:
+        why = f"it sent nothing for {stall_s:g} s"
+    finally:
+        call.cancel()
+    if received.num_bytes == before:
+        raise Unavailable(why)

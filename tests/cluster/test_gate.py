@@ -1,0 +1,98 @@
+"""The gate lets requests in one by one, and the tenants that wait take turns."""
+
+import asyncio
+
+import pytest
+
+from cluster.gate import Gate
+from lorajax.errors import Overloaded
+from tests.cluster.rig import on_loop
+
+
+async def _pass(gate: Gate, log: list[str], key: str, tenant: str, leave: asyncio.Event) -> None:
+    async with gate.entered(tenant, key, 2000):
+        log.append(key)
+        await leave.wait()
+
+
+async def _settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@on_loop
+async def test_no_more_than_the_limit_are_inside():
+    gate, log, leave = Gate(lambda: 2, 10), [], asyncio.Event()
+    tasks = [asyncio.create_task(_pass(gate, log, str(i), "t", leave)) for i in range(4)]
+    await _settle()
+    assert (log, gate.num_waiting) == (["0", "1"], 2)
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert (log, gate.num_waiting) == (["0", "1", "2", "3"], 0)
+
+
+@on_loop
+async def test_a_tenant_that_floods_lets_another_in_after_its_next():
+    gate, log, leave = Gate(lambda: 1, 10), [], asyncio.Event()
+    flood = [asyncio.create_task(_pass(gate, log, f"flood{i}", "flood", leave)) for i in range(5)]
+    await _settle()
+    other = asyncio.create_task(_pass(gate, log, "other", "other", leave))
+    await _settle()
+    leave.set()
+    await asyncio.gather(*flood, other)
+    assert log.index("other") <= 2
+
+
+@on_loop
+async def test_one_that_leaves_while_it_waits_takes_no_room():
+    gate, log, leave = Gate(lambda: 1, 10), [], asyncio.Event()
+    inside = asyncio.create_task(_pass(gate, log, "a", "t", leave))
+    await _settle()
+    gone = asyncio.create_task(_pass(gate, log, "b", "t", leave))
+    last = asyncio.create_task(_pass(gate, log, "c", "t", leave))
+    await _settle()
+    gone.cancel()
+    await _settle()
+    leave.set()
+    await asyncio.gather(inside, last)
+    assert (log, gate.num_waiting) == (["a", "c"], 0)
+
+
+@on_loop
+async def test_one_cancelled_at_the_moment_it_is_let_in_gives_its_room_back():
+    gate, log, leave = Gate(lambda: 1, 10), [], asyncio.Event()
+    async with gate.entered("t", "a", 2000):
+        second = asyncio.create_task(_pass(gate, log, "b", "t", leave))
+        await _settle()
+    second.cancel()  # let in, but it has not run since
+    await _settle()
+    third = asyncio.create_task(_pass(gate, log, "c", "t", leave))
+    leave.set()
+    await third
+    assert log == ["c"]
+
+
+@on_loop
+async def test_a_full_waiting_room_refuses():
+    gate, log, leave = Gate(lambda: 1, 1), [], asyncio.Event()
+    tasks = [asyncio.create_task(_pass(gate, log, str(i), "t", leave)) for i in range(2)]
+    await _settle()
+    with pytest.raises(Overloaded, match="1 requests are waiting"):
+        async with gate.entered("t", "x", 1):
+            pass
+    leave.set()
+    await asyncio.gather(*tasks)
+
+
+@on_loop
+async def test_more_are_let_in_when_the_limit_grows():
+    limit, log, leave = [1], [], asyncio.Event()
+    gate = Gate(lambda: limit[0], 10)
+    tasks = [asyncio.create_task(_pass(gate, log, str(i), "t", leave)) for i in range(3)]
+    await _settle()
+    limit[0] = 3
+    gate.admit()
+    await _settle()
+    assert log == ["0", "1", "2"]
+    leave.set()
+    await asyncio.gather(*tasks)

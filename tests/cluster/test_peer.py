@@ -1,0 +1,228 @@
+"""An adapter comes from another host whole, or not at all."""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+
+from cluster import control_pb2, control_pb2_grpc
+from cluster.peer import CHUNK_BYTES, Peer, pull
+from lorajax.adapter_pages import CHECKSUM_BYTES, LowRank, pack, to_bytes
+from lorajax.errors import CorruptAdapter, Unavailable, UnknownAdapter
+from tests.cluster.host_rig import MODEL, made
+from tests.cluster.rig import on_loop
+
+
+@contextlib.asynccontextmanager
+async def listening(handlers):
+    """The address of a server."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handlers,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+def scripted(*streams):
+    """A Peer that answers its calls by these functions of (request, context), in turn."""
+    turns = iter(streams)
+
+    async def answer(request, context):
+        async for chunk in next(turns)(request, context):
+            yield chunk
+
+    pull_one = grpc.unary_stream_rpc_method_handler(
+        answer,
+        request_deserializer=control_pb2.PullRequest.FromString,
+        response_serializer=control_pb2.Chunk.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("lorajax.control.v1.Peer", {"Pull": pull_one})
+
+
+def sends(buffer, start, end, total=None):
+    """Bytes of a buffer, and then the end of the stream."""
+
+    async def stream(request, context):
+        assert request.offset == start
+        yield control_pb2.Chunk(data=buffer[start:end], total_bytes=len(buffer) if total is None else total)
+
+    return stream
+
+
+async def prepares_nothing(request):
+    raise Unavailable(f"ticket {request.ticket} is over")
+
+
+async def refuses(request, context):
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+    yield
+
+
+async def says_nothing(request, context):
+    await asyncio.Event().wait()
+    yield
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    pages, known = made(tmp_path / "sql", rank=12)
+    return to_bytes(pages), known
+
+
+def same(one, other):
+    return one.spec == other.spec and all(np.array_equal(one.a[target], other.a[target]) for target in one.spec.targets)
+
+
+@on_loop
+async def test_adapter_arrives_as_it_was(tmp_path):
+    pages, known = made(tmp_path / "sql", rank=12)
+    asked = []
+
+    async def export(version):
+        asked.append(version)
+        return pages
+
+    async with listening(Peer(export, prepares_nothing).handlers()) as address:
+        got = await pull(address, known)
+    assert asked == [known.version]
+    assert same(got, pages)
+
+
+def wide_adapter():
+    """One that takes several chunks."""
+    model = replace(MODEL, hidden_size=2048)
+    update = LowRank(a=np.ones((256, 2048), np.float32), b=np.ones((8, 256), np.float32))
+    return pack({(0, "q_proj"): update}, model=model, version="ab" * 32)
+
+
+@pytest.mark.parametrize("from_end", [None, CHUNK_BYTES + 1, CHECKSUM_BYTES + 1, CHECKSUM_BYTES, 1])
+@on_loop
+async def test_buffer_is_sent_in_chunks_from_an_offset_on(from_end):
+    pages = wide_adapter()
+    buffer = to_bytes(pages)
+    offset = 0 if from_end is None else len(buffer) - from_end
+
+    async def export(version):
+        return pages
+
+    async with (
+        listening(Peer(export, prepares_nothing).handlers()) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub = control_pb2_grpc.PeerStub(channel)
+        first, *rest = [chunk async for chunk in stub.Pull(control_pb2.PullRequest(version="v", offset=offset))]
+    assert first.total_bytes == len(buffer)
+    assert b"".join(chunk.data for chunk in (first, *rest)) == buffer[offset:]
+    assert max(len(chunk.data) for chunk in rest) <= CHUNK_BYTES
+
+
+@on_loop
+async def test_offset_beyond_the_end_is_refused():
+    pages = wide_adapter()
+
+    async def export(version):
+        return pages
+
+    async with (
+        listening(Peer(export, prepares_nothing).handlers()) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        asked = control_pb2.PullRequest(version="v", offset=len(to_bytes(pages)))
+        with pytest.raises(grpc.aio.AioRpcError, match="OUT_OF_RANGE"):
+            await control_pb2_grpc.PeerStub(channel).Pull(asked).read()
+
+
+@on_loop
+async def test_stream_that_is_cut_goes_on_where_it_was(adapter):
+    buffer, known = adapter
+    async with listening(scripted(sends(buffer, 0, 100), sends(buffer, 100, len(buffer)))) as address:
+        got = await pull(address, known)
+    assert got.spec.version == known.version
+
+
+@on_loop
+async def test_cut_stream_that_gets_no_further_is_given_up(adapter):
+    buffer, known = adapter
+    async with listening(scripted(sends(buffer, 0, 100), refuses)) as address:
+        with pytest.raises(Unavailable, match="UNAVAILABLE: gone"):
+            await pull(address, known)
+
+
+@on_loop
+async def test_host_without_the_adapter_says_so(adapter):
+    async def export(version):
+        raise UnknownAdapter("not in this host's memory")
+
+    async with listening(Peer(export, prepares_nothing).handlers()) as address:
+        with pytest.raises(Unavailable, match="NOT_FOUND: not in this host's memory"):
+            await pull(address, adapter[1])
+
+
+@on_loop
+async def test_silent_peer_is_given_up(adapter):
+    async with listening(scripted(says_nothing)) as address:
+        with pytest.raises(Unavailable, match=r"for 0.05 s|within 0.05"):
+            await pull(address, adapter[1], stall_s=0.05)
+
+
+@on_loop
+async def test_peer_that_is_gone_is_given_up(adapter):
+    async with listening(scripted()) as address:
+        pass
+    with pytest.raises(Unavailable, match="UNAVAILABLE"):
+        await pull(address, adapter[1])
+
+
+@on_loop
+async def test_flipped_bit_is_corrupt(adapter):
+    buffer, known = adapter
+    broken = bytearray(buffer)
+    broken[len(broken) // 2] ^= 1
+    async with listening(scripted(sends(bytes(broken), 0, len(broken)))) as address:
+        with pytest.raises(CorruptAdapter, match="sha256"):
+            await pull(address, known)
+
+
+@on_loop
+async def test_other_version_is_corrupt(adapter, tmp_path):
+    buffer, _ = adapter
+    _, other = made(tmp_path / "other", "others", rank=12)
+    async with listening(scripted(sends(buffer, 0, len(buffer)))) as address:
+        with pytest.raises(CorruptAdapter, match="wanted"):
+            await pull(address, other)
+
+
+@pytest.mark.parametrize("total", [0, 1 << 60])
+@on_loop
+async def test_size_that_cannot_be_right_is_refused_before_memory_is_taken(adapter, total):
+    buffer, known = adapter
+    async with listening(scripted(sends(buffer, 0, 100, total))) as address:
+        with pytest.raises(CorruptAdapter, match="can be right"):
+            await pull(address, known)
+
+
+@on_loop
+async def test_more_than_was_spoken_of_is_corrupt(adapter):
+    buffer, known = adapter
+    async with listening(scripted(sends(buffer, 0, 100, total=50))) as address:
+        with pytest.raises(CorruptAdapter, match="more than the 50 bytes"):
+            await pull(address, known)
+
+
+@on_loop
+async def test_collective_that_cannot_be_prepared_is_unavailable():
+    async def export(version):
+        raise UnknownAdapter("none")
+
+    async with (
+        listening(Peer(export, prepares_nothing).handlers()) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match="ticket 1 is over"):
+            await control_pb2_grpc.PeerStub(channel).Prepare(control_pb2.PrepareRequest(ticket=1))
