@@ -176,10 +176,8 @@ class ControlService:
             connection.orders.put_nowait(None)
 
     def _take_beat(self, hello: control_pb2.Hello, beat: control_pb2.Beat, now_s: float) -> None:
-        if not beat.has_copies:
-            beat.copies.extend(hello.beat.copies)
         self.step(control_wire.beat_from_proto(hello.host, hello.incarnation, beat, now_s))
-        hello.beat.CopyFrom(beat)
+        hello.beat.uptime_s = beat.uptime_s
         self._tell(
             control_pb2.TableUpdate(
                 beats=control_pb2.HostBeats(beats=[control_pb2.HostBeat(host=hello.host, beat=beat)])

@@ -61,12 +61,18 @@ async def _serve(config: ClusterConfig) -> None:
     try:
         await until_told(work(), drain, config.drain_s)
     except* ValueError as group:
-        raise group.exceptions[0] from None
+        raise _first(group) from None
     finally:
         control.close()
         await server.stop()
         await door.close()
         registry.close()
+
+
+def _first(group: ExceptionGroup[ValueError]) -> ValueError:
+    """One of its errors, however deep the group lies in which it was raised."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 async def _follow(control: ControlService, follower: Follower) -> None:

@@ -12,44 +12,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 import grpc
 
 from cluster import control_pb2, control_pb2_grpc
 from cluster.adapter_pool import AdapterPool
 from cluster.admission import Admission
-from cluster.control_wire import (
-    HERE,
-    Arrival,
-    Hint,
-    Identity,
-    Outcome,
-    beat_to_proto,
-    command_from_proto,
-    hello_to_proto,
-    outcome_to_proto,
-)
-from cluster.events import (
-    CommandFailed,
-    Done,
-    DrainHost,
-    DropAdapter,
-    FetchAdapter,
-    FolderRead,
-    HostBeat,
-    HostCommand,
-    PinAdapter,
-    ReadFolder,
-    SendAdapter,
-)
-from cluster.peer import Peer, prepare, pull
+from cluster.control_wire import Identity, beat_to_proto, hello_to_proto
+from cluster.events import HostBeat
+from cluster.order_runner import OrderRunner
+from cluster.peer import Peer, pull
 from cluster.seams import Parts, WorkerConfig
 from cluster.tickets import Links, NoLinks, Tickets
 from cluster.view import HostLoad, HostName, HostSpec, HostState
 from cluster.worker_adapters import Adapters
-from lorajax.adapter_pages import from_bytes, to_bytes
-from lorajax.errors import EngineFailure, LorajaxError
 from lorajax.spec import Level, Version
 
 _LOG = logging.getLogger(__name__)
@@ -117,11 +93,11 @@ class Membership:
         self._worker = worker
         self._parts = parts
         self._admission = admission
-        self._drain = drain
         self._pool = AdapterPool(worker, parts, adapters, pull, self.changed)
-        links = NoLinks() if config.links is None else config.links
-        self._tickets = Tickets(links, HostName(worker.host), config.incarnation)
-        self._peer = Peer(self._pool.export, self._tickets.prepared)
+        host, links = HostName(worker.host), NoLinks() if config.links is None else config.links
+        tickets = Tickets(links, host, config.incarnation)
+        self._orders = OrderRunner(host, self._pool, tickets, drain)
+        self._peer = Peer(self._pool.export, tickets.prepared)
         self._tokens: Counter[Version] = Counter()
         self._news = asyncio.Event()
         self._started_s = time.monotonic()
@@ -226,56 +202,9 @@ class Membership:
                 order.cancel()
 
     async def _carry_out(self, message: control_pb2.HostCommand, line: _Line) -> None:
-        outcome: Outcome
-        arrival, number = HERE, message.number
-        try:
-            outcome, arrival = await self._done(*command_from_proto(message, HostName(self._worker.host)))
-        except LorajaxError as error:
-            outcome = CommandFailed(number=number, error=error)
-        except Exception as error:  # noqa: BLE001  # the border of one order: ends it
-            _LOG.exception("order %d failed", number)
-            words = f"{type(error).__name__}; the log of host {self._worker.host} has it"
-            outcome = CommandFailed(number=number, error=EngineFailure(words))
-        line.outcomes.append(outcome_to_proto(outcome, arrival))
+        outcome = await self._orders.outcome(message)  # first: meanwhile the list is replaced
+        line.outcomes.append(outcome)
         self.changed()
-
-    async def _done(self, command: HostCommand, addresses: dict[HostName, str]) -> tuple[Outcome, Arrival]:
-        arrival = HERE
-        match command:
-            case ReadFolder(number=number, path=path):
-                return FolderRead(number=number, spec=await self._pool.read_folder(path)), HERE
-            case FetchAdapter(adapter=adapter, ticket=ticket):
-                peers = tuple((peer, addresses[peer]) for peer in command.peers)
-                arrival = await self._fetch(Hint(adapter=adapter, peers=peers, ticket=ticket))
-            case DropAdapter(version=version):
-                await self._pool.drop(version)
-            case PinAdapter(version=version, pin=pin):
-                await self._pool.pin(version, is_pinned=pin)
-            case DrainHost():
-                self._drain()
-            case SendAdapter(version=version, target=target, ticket=ticket):
-                await self._tickets.send(ticket, target, lambda: self._buffer(version))
-        return Done(number=command.number), arrival
-
-    async def _fetch(self, hint: Hint) -> Arrival:
-        """By a collective where the order has a ticket, else, and where that fails, by the pool's own ways."""
-        if hint.ticket is None:
-            return await self._pool.fetch(hint)
-        source, address = hint.peers[0]
-        started_s = time.monotonic()
-        try:
-            buffer = await self._tickets.receive(hint.ticket, source, partial(prepare, address))
-            adapter = await asyncio.to_thread(from_bytes, buffer, hint.adapter.version)
-            await self._pool.take(hint, adapter)
-        except LorajaxError as error:
-            _LOG.warning("ticket %d from host %s: %s; it comes as a stream", hint.ticket, source, error)
-            return await self._pool.fetch(hint)
-        seconds = time.monotonic() - started_s
-        _LOG.info("adapter %s came by collective in %.3f s", hint.adapter.version[:12], seconds)
-        return Arrival(way="collective", num_bytes=adapter.spec.num_bytes, seconds=seconds)
-
-    async def _buffer(self, version: Version) -> bytes:
-        return await asyncio.to_thread(to_bytes, await self._pool.export(version))
 
     def _spec(self, address: str) -> HostSpec:
         return HostSpec(

@@ -58,7 +58,7 @@ class ProfileConfig:
     """Of a request, on average: each has half as many to half as many again."""
     new_tokens: int = 32
     """Generated for a request, on average; spread as the prompts are."""
-    trial_s: float = 3.0
+    trial_s: float = 2.5
     """How long each trial is measured, at least."""
 
     def __post_init__(self) -> None:
