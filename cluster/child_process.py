@@ -30,6 +30,11 @@ except OSError as error:
 """
 
 
+def tied(command: Sequence[str]) -> tuple[str, ...]:
+    """The command so that, once started by this thread, it dies with it; it must begin with an absolute path."""
+    return (sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command)
+
+
 class ChildProcess:
     """A running child in a session of its own, so that Ctrl-C in our terminal reaches us alone."""
 
@@ -50,7 +55,7 @@ class ChildProcess:
         readable, writable = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command),
+                *tied(command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writable,
                 stderr=asyncio.subprocess.STDOUT,

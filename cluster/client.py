@@ -16,11 +16,13 @@ from cluster.records import (
     AdapterInfo,
     HostInfo,
     Piece,
+    Placement,
     Question,
     Summary,
     adapter_from_proto,
     host_from_proto,
     piece_from_proto,
+    placement_from_proto,
     question_to_proto,
     summary_from_proto,
 )
@@ -124,6 +126,17 @@ class Client:
     async def drain(self, host: str = "") -> int:
         """Stop new requests on `host` (empty where there is only one); the number of requests that still finish."""
         return int((await self._unary(self._cluster.Drain, serving_pb2.DrainRequest(host=host))).num_running)
+
+    async def placements(self) -> AsyncIterator[Placement]:
+        """The placement as it is, then after each change; of a cluster only."""
+        stream = self._cluster.WatchPlacement(serving_pb2.WatchPlacementRequest())
+        try:
+            async for reply in stream:
+                yield placement_from_proto(reply)
+        except grpc.aio.AioRpcError as error:
+            raise self._explain(error, None) from error
+        finally:
+            stream.cancel()
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return once the server says that it can answer; ClientError when it does not within `timeout_s`."""

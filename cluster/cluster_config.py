@@ -20,7 +20,7 @@ from lorajax.config import EngineConfig
 
 COORDINATOR_PORT = 50051
 DTYPES = ("float32", "bfloat16", "float16")
-KERNELS = ("auto", "native", "xla", "reference")
+KERNELS = ("auto", "native", "xla", "reference", "mosaic", "triton")
 POLICIES = ("ours", "loraserve")
 TRANSFERS = ("collective", "stream")
 

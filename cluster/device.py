@@ -36,11 +36,13 @@ def make_runner(config: ServeConfig, spec: ModelSpec, layout: Layout, weights: d
 
 def _ops(name: str) -> ops.Ops:
     """The kernels asked for by name; "auto" is the fastest that this machine can build and JAX's backend can run."""
+    backend = jax.default_backend()
+    if name in (ops.MOSAIC.name, ops.TRITON.name) and backend != "gpu":
+        raise ValueError(f"--kernels {name}: they are for NVIDIA GPUs, and JAX runs on {backend}; use --kernels auto")
     if name not in ("auto", ops.NATIVE.name):
         return ops.named(name)
-    backend = jax.default_backend()
     if name == "auto" and backend != "cpu":
-        return ops.XLA
+        return ops.MOSAIC if backend == "gpu" and _is_hopper(jax.devices()[0]) else ops.XLA
     try:
         _load_native(backend)
     except (NotImplementedError, OSError) as error:
@@ -49,6 +51,10 @@ def _ops(name: str) -> ops.Ops:
         _LOG.warning("CPU kernels not built, using the slower XLA formulation: %s", error)
         return ops.XLA
     return ops.NATIVE
+
+
+def _is_hopper(device: jax.Device) -> bool:
+    return str(getattr(device, "compute_capability", "")).startswith("9.")  # a field of GPUs alone
 
 
 def _load_native(backend: str) -> None:

@@ -28,6 +28,9 @@ TENANT_KEY = "lorajax-tenant"
 _PER_SEQUENCE = 2
 """Requests sent to a host for every sequence it decodes at once: enough that it never waits for the next one."""
 _MAX_WAITING = 16_384
+_LAST_WORDS_S = 0.5
+"""How long replies of a host that is gone may still come: one that has left in good order has answered in full, but
+the news of it takes another way and may be faster."""
 _BYTES_PER_TOKEN = 4
 _ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
@@ -41,6 +44,11 @@ class _Try:
     num_replies: int = 0
     is_lost: bool = False
     """Whether we cancelled it because its host is gone."""
+
+    def lose(self) -> None:
+        """Expect nothing more of the host."""
+        self.is_lost = True
+        self.call.cancel()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,9 +204,11 @@ class FrontDoor:
         if error is None:
             return Unavailable(f"host {host} was lost; ask again")
         relayed = wire.Relayed.of(error, {one.adapter.version: one.name for one in passage.adapters})
+        if is_gone:
+            return Unavailable(f"host {host} cannot be reached; ask again")
         if attempt.num_replies or error.code() not in _ELSEWHERE:
             raise relayed
-        return Unavailable(f"host {host} cannot be reached; ask again") if is_gone else relayed
+        return relayed
 
     def _hints(self, passage: _Passage, host: HostName) -> tuple[tuple[str, bytes], ...]:
         """Where the host finds each adapter that it may lack."""
@@ -224,9 +234,8 @@ class FrontDoor:
         return grpc.method_handlers_generic_handler("lorajax.v1.Inference", {"Generate": handler})
 
     def _lose(self, host: HostName) -> None:
-        for attempt in tuple(self._tries.get(host, ())):
-            attempt.is_lost = True
-            attempt.call.cancel()
+        for attempt in self._tries.get(host, ()):
+            asyncio.get_running_loop().call_later(_LAST_WORDS_S, attempt.lose)
 
     def _limit(self) -> int:
         """Requests inside; at least one, so that somebody is told where no host is left."""
@@ -250,10 +259,13 @@ class FrontDoor:
 
 
 def _is_gone(error: grpc.aio.AioRpcError) -> bool:
-    """Whether nobody answered: what a host itself says of being unavailable comes with a time to wait."""
-    if error.code() is not grpc.StatusCode.UNAVAILABLE:
-        return False
-    return "grpc-retry-pushback-ms" not in dict(error.trailing_metadata() or ())
+    """Whether nobody answered: what a host itself says of being unavailable comes with a time to wait.
+
+    A request that meets a host in the very moment of its end is cancelled.
+    """
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return "grpc-retry-pushback-ms" not in dict(error.trailing_metadata() or ())
+    return error.code() is grpc.StatusCode.CANCELLED
 
 
 def _is_cancelled() -> bool:

@@ -75,6 +75,15 @@ class AdapterInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which part of each adapter's traffic goes where, since a round."""
+
+    round: int
+    shares: tuple[tuple[str, str, float], ...]
+    """(adapter, host, 0 … 1), none of them 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostAdapter:
     """One adapter as one host sees it."""
 
@@ -169,6 +178,13 @@ def adapter_from_proto(info: serving_pb2.AdapterInfo) -> AdapterInfo:
         num_bytes=info.bytes,
         is_pinned=info.pinned,
         level_of=tuple((at.host, Level(at.level)) for at in info.residency),
+    )
+
+
+def placement_from_proto(reply: serving_pb2.PlacementReply) -> Placement:
+    """One message of a watched placement."""
+    return Placement(
+        round=reply.round, shares=tuple((share.adapter, share.host, share.share) for share in reply.shares)
     )
 
 

@@ -47,7 +47,7 @@ _ENGINE_OPTIONS = (
 
 kernels_option = click.option(
     "--kernels",
-    type=click.Choice(("auto", "native", "xla", "reference")),
+    type=click.Choice(("auto", "native", "xla", "reference", "mosaic", "triton")),
     default="auto",
     show_default=True,
     help="LoRA and attention: native is C++ for CPUs, the reference is slow and obvious.",

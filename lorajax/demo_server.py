@@ -1,4 +1,4 @@
-"""`lorajax serve` as a child process. Owns: its start, its log, its end. Does not: talk to it."""
+"""`lorajax launch` as a child process. Owns: its start, its log, its end. Does not: talk to it."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,12 @@ from pathlib import Path
 from lorajax.errors import LorajaxError
 
 DRAIN_S = 10
+"""For the hosts, which are asked to end when nothing runs, or when its askers have gone."""
 _STOP_S = DRAIN_S + 20.0
 _LOOK_EVERY_S = 0.1
 _READY = re.compile(r"^READY\b.*\bgrpc=(\S+)", re.MULTILINE)
-_PROGRESS = re.compile(r"^.*?\bPROGRESS (.+)$", re.MULTILINE)
+_PROGRESS = re.compile(r"^(?:(\S+) \| )?.*?\bPROGRESS (.+)$", re.MULTILINE)
+"""Who (nobody: the child itself) does what."""
 _LAST_LINES = 15
 
 
@@ -31,7 +33,7 @@ class ServerDied(LorajaxError):
 
 @dataclass(slots=True)
 class Child:
-    """A running server; `keep` leaves it running when its context ends."""
+    """A running cluster; `keep` leaves it running when its context ends."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -40,10 +42,10 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def serving(command: Sequence[str], log: Path, on_phase: Callable[[str], None]) -> AsyncIterator[Child]:
-    """A server, started by `command`, that has said READY; drained and gone afterwards, whatever happens in between.
+async def serving(command: Sequence[str], log: Path, on_phase: Callable[[str, str], None]) -> AsyncIterator[Child]:
+    """A cluster, started by `command`, that has said READY; drained and gone afterwards, whatever happens in between.
 
-    `on_phase` hears each "PROGRESS …" of the child's log. Raises: ServerDied.
+    `on_phase` hears each "WHO | PROGRESS WHAT" of the child's log, what first. Raises: ServerDied.
     """
     with log.open("wb") as out:
         # Its own session: Ctrl-C reaches us alone, and we decide how the child ends. Not asyncio's subprocess, whose
@@ -64,16 +66,16 @@ async def serving(command: Sequence[str], log: Path, on_phase: Callable[[str], N
         raise _death(child)
 
 
-async def _ready(child: Child, on_phase: Callable[[str], None]) -> str:
+async def _ready(child: Child, on_phase: Callable[[str, str], None]) -> str:
     """Where the child answers. Reads a file, not a pipe: a child that is kept goes on logging when we are gone."""
-    last_phase = ""
+    num_heard = 0
     while True:
         has_ended = await _has_ended(child.process, within_s=_LOOK_EVERY_S)
         text = _read(child.log)
         phases = _PROGRESS.findall(text)
-        if phases and phases[-1] != last_phase:
-            last_phase = phases[-1]
-            on_phase(last_phase)
+        for who, what in phases[num_heard:]:
+            on_phase(what, who)
+        num_heard = len(phases)
         if has_ended:
             raise _death(child)
         if ready := _READY.search(text):
@@ -108,7 +110,7 @@ def _death(child: Child) -> ServerDied:
     text = _read(child.log)
     lines = [line for line in text.splitlines() if line.strip() and not _PROGRESS.match(line)]
     when = "" if _READY.search(text) else " before it was ready"
-    message = f"the server {_describe_end(child.process.returncode)}{when}; all of its log is {child.log}"
+    message = f"the cluster {_describe_end(child.process.returncode)}{when}; all of its log is {child.log}"
     return ServerDied(message, lines[-_LAST_LINES:])
 
 

@@ -5,7 +5,7 @@ Does not: decide anything. All programs are compiled in `compile`, before the fi
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -172,11 +172,19 @@ class Runner:
     def arrays(self, plan: StepPlan) -> Batch:
         """The chunks of a plan, in the smallest bucket that holds them."""
         bucket = fitting(plan.chunks, self._buckets)
-        return batch(plan.chunks, bucket, self._config.kv_page_tokens, self._table_pages)
+        return self._prepared(batch(plan.chunks, bucket, self._config.kv_page_tokens, self._table_pages))
 
     def example(self, bucket_index: int) -> Batch:
         """A batch of a bucket's shapes with nothing in it, adapters included."""
-        return example(self._buckets[bucket_index], self._config.kv_page_tokens, self._table_pages)
+        bucket = self._buckets[bucket_index]
+        return self._prepared(example(bucket, self._config.kv_page_tokens, self._table_pages))
+
+    def _prepared(self, arrays: Batch) -> Batch:
+        """The batch with what the kernels read of its work list, besides."""
+        if arrays.lora is None:
+            return arrays
+        lora = self._ops.prepare(arrays.lora, arrays.bucket.num_tokens, self.sizes.num_adapter_pages)
+        return replace(arrays, lora=lora)
 
     def bucket_index(self, arrays: Batch) -> int:
         """Which bucket a batch is of: the same number in every process of a replica."""
@@ -226,7 +234,7 @@ class Runner:
 
     def _compile_step(self, bucket: Bucket, has_adapters: bool) -> None:
         whole = PartitionSpec()
-        empty = example(bucket, self._config.kv_page_tokens, self._table_pages)
+        empty = self.example(self._buckets.index(bucket))
         inputs = [self._weights, self._kv, empty.tokens, empty.last_token, empty.attention]
         specs = [{name: self._layout.weight(name) for name in self._weights}, self._layout.kv(), whole, whole, whole]
         if has_adapters:

@@ -9,11 +9,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from pallas_kernels.work import TILE_TOKENS, AttentionWork, LoraWork, padded
+from pallas_kernels.work import ROWS, TILE_TOKENS, AttentionWork, LoraWork, padded
 from pallas_kernels.xla_attention import BLOCK_TOKENS, DECODE_ROWS
-
-ROWS = 8
-"""Rank rows of one adapter page."""
 
 BASE: tuple[tuple[int, float], ...] = ()
 """The adapter set of a run that uses none."""

@@ -4,12 +4,46 @@ The host builds both lists once per step (`lorajax/batch.py`) and all layers sha
 alone, counts are data, so no rank mix compiles anything.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import jax
 import numpy as np
 import numpy.typing as npt
+
+ROWS = 8
+"""Rank rows of one adapter page."""
+
+TILE_PAGES = 8
+"""Adapter pages that a GPU multiplies at once: their rows are the 64 of its matrix unit."""
+
+NARROW = 8
+"""Tokens of a narrow window."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraTiles:
+    """The items of a `LoraWork` as GPU kernels read them.
+
+    Windows split the tokens, each eight or `wide` of them from a multiple of eight on. A tile is up to eight pages
+    times the tokens of one window, whichever adapters they are of: the tokens that use a page are `low` … `high` of
+    the window, and a page in a slot past the tile's own is 0. Each tile has rows of its own in the intermediate h.
+    Padding tiles and windows must not be read.
+    """
+
+    page: jax.Array  # [tile, slot] int32
+    low: jax.Array  # [tile, slot] int32
+    high: jax.Array  # [tile, slot] int32
+    weight: jax.Array  # [tile, slot] float32
+    tile: jax.Array  # [tile, 4] int32: first token, first row of h, pages, whether wide
+    window: jax.Array  # [window, 4] int32: first token, first tile, tiles, whether wide; most tiles first
+    counts: jax.Array  # [2] int32: tiles, windows
+    wide: int = field(metadata={"static": True})
+    num_rows: int = field(metadata={"static": True})
+    """Rows of h, at most."""
+    first_page: int = field(default=0, metadata={"static": True})
+    """What is added to every page: where the layer's own begin."""
 
 
 @jax.tree_util.register_dataclass
@@ -25,10 +59,13 @@ class LoraWork:
     count: jax.Array  # [item] int32, tokens of the run
     weight: jax.Array  # [item] float32, the request's weight for this adapter
     num_items: jax.Array  # [] int32
+    tiles: LoraTiles | None = None
+    """The same work for GPU kernels, where `tiled` has added it."""
 
     def shifted(self, num_pages: int) -> "LoraWork":
         """The same work on pages that lie `num_pages` further on: those of a later layer in one pool."""
-        return replace(self, page=self.page + num_pages)
+        tiles = self.tiles and replace(self.tiles, first_page=self.tiles.first_page + num_pages)
+        return replace(self, page=self.page + num_pages, tiles=tiles)
 
 
 @jax.tree_util.register_dataclass

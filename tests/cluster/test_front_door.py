@@ -30,6 +30,7 @@ class ScriptedHost:
         self.asked: list[pb.GenerateRequest] = []
         self.hints: list[bytes] = []
         self.reached: asyncio.Queue[str] = asyncio.Queue()
+        self.may_go_on = asyncio.Event()
         self.server: grpc.aio.Server
 
     async def Generate(self, request, context):
@@ -41,6 +42,10 @@ class ScriptedHost:
                 yield pb.GenerateReply(tokens=[pb.Token(id=line)])
             elif line == "hang":
                 await asyncio.Event().wait()
+            elif line == "wait":
+                await self.may_go_on.wait()
+            elif line == "end":
+                await context.abort(grpc.StatusCode.CANCELLED)
             elif line == "drain":
                 await context.abort(
                     grpc.StatusCode.UNAVAILABLE, "draining", trailing_metadata=(("grpc-retry-pushback-ms", "100"),)
@@ -215,6 +220,23 @@ async def test_a_host_lost_after_a_token_ends_the_request_clearly():
         assert caught.value.code() is grpc.StatusCode.ABORTED
         assert "host a was lost after 1 replies" in caught.value.details()
         assert not rig.hosts["b"].asked
+
+
+@on_loop
+async def test_what_a_host_said_before_it_left_is_still_passed_on():
+    async with serving(ScriptedHost("a", 1, "wait", 2)) as rig:
+        call = rig.ask()
+        assert (await call.read()).tokens[0].id == 1
+        rig.door.update(rig.table(a=HostState.LOST))
+        rig.hosts["a"].may_go_on.set()
+        assert await _answer(call) == ([2], "a")
+
+
+@on_loop
+async def test_a_request_that_meets_a_host_at_its_end_is_tried_on_another():
+    async with serving(ScriptedHost("a", "end"), ScriptedHost("b", 7)) as rig:
+        assert await _answer(rig.ask()) == ([7], "b")
+        assert rig.router.failed_hosts == ["a"]
 
 
 @on_loop
