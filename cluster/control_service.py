@@ -39,6 +39,8 @@ from cluster.view import HostName, Table
 
 _LOG = logging.getLogger("lorajax")
 TICK_S = 0.25
+_GATHER_S = 0.05
+"""Changes that come within this time share a table: with many adapters one takes long to write and to read."""
 _MAX_BEHIND = 256
 """Updates that a watcher may lag."""
 
@@ -73,7 +75,10 @@ class ControlService:
         self._round = 0
         self.is_ready = False
         """Whether the cluster has been complete once; part of the table that gateways get."""
+        self._publishing: asyncio.TimerHandle | None = None
         registrations, self._round = registry.load()
+        self.was_placed = self._round > 0
+        """Whether an earlier coordinator has placed this cluster: it is running, and its gateways have a table."""
         self.step(Restored(registrations=registrations, round=self._round))
 
     def table(self) -> Table:
@@ -119,7 +124,10 @@ class ControlService:
             await changed.wait()
 
     def publish(self) -> None:
-        """Tell everybody who watches the table."""
+        """Tell everybody who watches the table, now."""
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
         update = control_pb2.TableUpdate(table=control_wire.table_to_proto(self.table()))
         update.table.is_ready = self.is_ready
         self._tell(update)
@@ -241,7 +249,8 @@ class ControlService:
         if (number := self.table().round) != self._round:
             self._round = number
             self._registry.save_round(number)
-        self.publish()
+        if self._publishing is None:
+            self._publishing = asyncio.get_running_loop().call_later(_GATHER_S, self.publish)
 
     def _order(self, command: HostCommand) -> None:
         addresses = {name: connection.hello.address for name, connection in self.connections.items()}

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import grpc
 
@@ -19,7 +20,7 @@ from cluster.gate import Gate
 from cluster.host_channels import HostChannels
 from cluster.names import unknown
 from cluster.routing import Ask, Route, Router
-from cluster.view import Adapter, HostLoad, HostName, HostState, HostView, Registration, Table
+from cluster.view import HostLoad, HostName, HostState, HostView, Registration, Table
 from lorajax.errors import DuplicateRequest, Unavailable, UnknownAdapter
 from lorajax.spec import Level, Version
 
@@ -28,6 +29,8 @@ TENANT_KEY = "lorajax-tenant"
 _PER_SEQUENCE = 2
 """Requests sent to a host for every sequence it decodes at once: enough that it never waits for the next one."""
 _MAX_WAITING = 16_384
+_MAX_PEERS = 3
+"""Holders that a host is told of: metadata is small, and each that does not answer costs a deadline."""
 _LAST_WORDS_S = 0.5
 """How long replies of a host that is gone may still come: one that has left in good order has answered in full, but
 the news of it takes another way and may be faster."""
@@ -168,7 +171,7 @@ class FrontDoor:
         stub = self._channels.generate(route.address)
         attempt = _Try(
             route,
-            stub(passage.message, timeout=passage.context.time_remaining(), metadata=self._hints(passage, route.host)),
+            stub(passage.message, timeout=passage.context.time_remaining(), metadata=self._hints(passage, route)),
         )
         self._tries.setdefault(route.host, set()).add(attempt)
         self._router.started(passage.request_id, route, passage.ask)
@@ -210,17 +213,19 @@ class FrontDoor:
             raise relayed
         return relayed
 
-    def _hints(self, passage: _Passage, host: HostName) -> tuple[tuple[str, bytes], ...]:
-        """Where the host finds each adapter that it may lack."""
-        return tuple((control_wire.FETCH_KEY, self._hint(one.adapter, host)) for one in passage.adapters)
+    def _hints(self, passage: _Passage, route: Route) -> tuple[tuple[str, bytes], ...]:
+        """Where the host finds each adapter; also those that it seems to have: they may be dropped meanwhile."""
+        missing = {fetch.adapter.version: fetch.peers for fetch in route.fetches}
+        hints = []
+        for one in passage.adapters:
+            peers = missing.get(one.adapter.version) or self._holders(one.adapter.version, route.host)
+            places = tuple((name, self._hosts[name].spec.address) for name in peers if name in self._hosts)
+            hints.append((control_wire.FETCH_KEY, control_wire.fetch_hint(one.adapter, places)))
+        return tuple(hints)
 
-    def _hint(self, adapter: Adapter, host: HostName) -> bytes:
-        peers = tuple(
-            (name, view.spec.address)
-            for name, view in self._hosts.items()
-            if name != host and view.state in (HostState.SERVING, HostState.DRAINING) and view.holds(adapter.version)
-        )
-        return control_wire.fetch_hint(adapter, peers)
+    def _holders(self, version: Version, host: HostName) -> Iterable[HostName]:
+        holders = (name for name, view in self._hosts.items() if name != host and _can_give(view, version))
+        return islice(holders, _MAX_PEERS)
 
     def beat(self, host: HostName, state: HostState, load: HostLoad, copies: Mapping[Version, Level] | None) -> None:
         """Route by what a host has just said."""
@@ -256,6 +261,10 @@ class FrontDoor:
             self._in_flight.discard(request_id)
             if not self._in_flight:
                 self._empty.set()
+
+
+def _can_give(host: HostView, version: Version) -> bool:
+    return host.state in (HostState.SERVING, HostState.DRAINING) and host.holds(version)
 
 
 def _is_gone(error: grpc.aio.AioRpcError) -> bool:

@@ -16,6 +16,7 @@ from itertools import islice
 from cluster.host_time import HostTime, Work
 from cluster.host_times import HostTimes
 from cluster.operating_points import OperatingPoints
+from cluster.pace import Pace
 from cluster.turns import FAR, Turns
 from cluster.view import Adapter, HostLoad, HostName, HostState, Table
 from lorajax.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -74,7 +75,8 @@ class Route:
     address: str
     fetches: tuple[Fetch, ...]
     first_token_s: float
-    """Predicted wait."""
+    """Predicted wait, by the operating points."""
+    chosen_s: float
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class _Flight:
 
     host: HostTime
     work: Work
+    route: Route
     num_tokens: int = 0
     has_first: bool = False
 
@@ -112,6 +115,7 @@ class Router:
         self._turns = Turns()
         self._flights: dict[str, _Flight] = {}
         self._new_tokens = _FIRST_GUESS_TOKENS
+        self._pace = Pace()
 
     def update(self, table: Table) -> None:
         """Go by a new table. What beats have said since of a host that lives on is kept."""
@@ -139,19 +143,18 @@ class Router:
         """Count a request on the host of its route."""
         if (host := self._hosts.get(route.host)) is None:
             return
-        flight = self._flights[request_id] = _Flight(host, self._work(ask, host))
+        flight = self._flights[request_id] = _Flight(host, self._work(ask, host), route)
         host.begin(flight.work)
         self._hosts.reorder(route.host)
         if ask.versions:
             self._turns.took(self._lead_version(ask), route.host)
 
     def first_token(self, request_id: str, now_s: float) -> None:
-        """Know that a request's prompt was read."""
+        """Know that a request's prompt was read, and how long that took."""
         flight = self._flights.get(request_id)
         if flight is not None and not flight.has_first:
-            flight.has_first = True
-            flight.host.read_prompt(flight.work)
-            self._hosts.reorder(flight.host.spec.name)
+            self._pace.see(now_s - flight.route.chosen_s, flight.route.first_token_s)
+            self._read(flight)
 
     def generated(self, request_id: str, num_tokens: int) -> None:
         """Count tokens of a request: the lengths of answers to come are guessed by those that were."""
@@ -160,13 +163,19 @@ class Router:
 
     def ended(self, request_id: str, now_s: float) -> None:
         """Count a request no more, however it ended."""
-        self.first_token(request_id, now_s)
         if (flight := self._flights.pop(request_id, None)) is None:
             return
+        if not flight.has_first:
+            self._read(flight)
         flight.host.end(flight.work)
         self._hosts.reorder(flight.host.spec.name)
         if flight.num_tokens:
             self._new_tokens += _GUESS_WEIGHT * (flight.num_tokens - self._new_tokens)
+
+    def _read(self, flight: _Flight) -> None:
+        flight.has_first = True
+        flight.host.read_prompt(flight.work)
+        self._hosts.reorder(flight.host.spec.name)
 
     def choose(self, ask: Ask, now_s: float, exclude: frozenset[HostName] = frozenset()) -> Route:
         """The host that would answer soonest, in the proportions of the plan where that makes no difference.
@@ -181,9 +190,10 @@ class Router:
         candidates = self._judged(names, ask, now_s)
         if not candidates:
             raise Unavailable("no host can take it now; try again")
-        in_time = [one for one in candidates if one.first_s <= left_s]
+        pace = self._pace.factor if self._pace.is_known else 0.0  # points of other hardware refuse nobody
+        in_time = [one for one in candidates if one.first_s * pace <= left_s]
         if not in_time:
-            wait_s = min(one.first_s for one in candidates)
+            wait_s = min(one.first_s for one in candidates) * pace
             raise Overloaded(
                 f"the first token would take {wait_s:.3g} s and the deadline is in {left_s:.3g} s; "
                 "try again, or with more time",
@@ -195,6 +205,7 @@ class Router:
             address=best.host.spec.address,
             fetches=tuple(self._fetch(version, best.name) for version in self._missing(ask.versions, best.host)),
             first_token_s=best.first_s,
+            chosen_s=now_s,
         )
 
     def _names(self, ask: Ask, now_s: float, exclude: frozenset[HostName]) -> Iterable[HostName]:

@@ -74,7 +74,7 @@ class InOrder:
     def choose(self, ask, now_s, exclude=frozenset()):
         for name, address in self.hosts.items():
             if name not in exclude:
-                return Route(host=name, address=address, fetches=(), first_token_s=0.0)
+                return Route(host=name, address=address, fetches=(), first_token_s=0.0, chosen_s=now_s)
         raise Unavailable("no host serves")
 
     def started(self, request_id, route, ask):

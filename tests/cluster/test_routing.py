@@ -1,3 +1,4 @@
+import contextlib
 from collections import Counter
 from dataclasses import replace
 
@@ -55,6 +56,15 @@ def send(made, request_id, ask=ASK, now_s=0.0, **options):
     route = made.choose(ask, now_s, **options)
     made.started(request_id, route, ask)
     return route.host
+
+
+def serve_as_predicted(made, factor=1.0):
+    """Enough requests for the pace to be known: each first token comes after `factor` times what was predicted."""
+    for number in range(20):
+        route = made.choose(ASK, 0.0)
+        made.started(f"warm{number}", route, ASK)
+        made.first_token(f"warm{number}", factor * route.first_token_s)
+        made.ended(f"warm{number}", factor * route.first_token_s)
 
 
 def test_request_goes_where_the_plan_says():
@@ -217,6 +227,7 @@ def test_request_with_several_adapters_goes_by_the_largest():
 
 def test_deadline_that_no_host_can_meet_is_refused_with_the_wait():
     made = router(host("a", "v"))
+    serve_as_predicted(made)
     beat(made, "a", waiting_tokens=5000)
     with pytest.raises(Overloaded, match=r"would take 10 s and the deadline is in 1 s") as caught:
         made.choose(replace(ASK, deadline_s=1.0), 0.0)
@@ -225,8 +236,25 @@ def test_deadline_that_no_host_can_meet_is_refused_with_the_wait():
 
 def test_host_that_meets_the_deadline_is_taken_whatever_the_plan():
     made = router(host("a", "v"), host("b", "v"), shares={"v": {"a": 1.0}})
+    serve_as_predicted(made)
     beat(made, "a", waiting_tokens=150)
     assert made.choose(replace(ASK, deadline_s=0.2), 0.0).host == "b"
+
+
+@pytest.mark.parametrize(("factor", "is_refused"), [(0.01, False), (3.0, True)])
+def test_deadline_is_judged_by_how_fast_these_hosts_are_not_those_that_were_profiled(factor, is_refused):
+    made = router(host("a", "v"))
+    serve_as_predicted(made, factor)
+    beat(made, "a", waiting_tokens=2500)
+    ask = replace(ASK, deadline_s=7.0 if is_refused else 1.0)
+    with pytest.raises(Overloaded) if is_refused else contextlib.nullcontext():
+        made.choose(ask, 0.0)
+
+
+def test_nobody_is_refused_by_points_that_nothing_has_confirmed():
+    made = router(host("a", "v"))
+    beat(made, "a", waiting_tokens=5000)
+    assert made.choose(replace(ASK, deadline_s=1.0), 0.0).host == "a"
 
 
 def test_deadline_that_has_passed_is_told_as_such():
