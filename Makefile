@@ -6,7 +6,7 @@ unexport PYTHONPATH PYTHONHOME
 .PHONY: help setup demo test lint clean
 
 help:
-	@echo 'make demo    serve the bundled model and adapters on this machine and show what happens'
+	@echo 'make demo    start a cluster on this machine and show placement follow demand'
 	@echo 'make test    lint, type checks and the whole test suite'
 	@echo 'make lint    lint and type checks alone'
 	@echo 'make setup   only make .venv (the others do it when needed; PYTHON=/path/to/python chooses the interpreter)'

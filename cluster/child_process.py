@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -108,17 +108,22 @@ class ChildProcess:
 
 
 class LogFile:
-    """A log of bounded size: the newest `max_bytes`, and as many before them in a second file."""
+    """A log of bounded size: the newest `max_bytes`, and as many before them in a second file.
 
-    def __init__(self, path: Path, max_bytes: int = 2**24) -> None:
+    A line that cannot be written, as on a full disk, is lost, and `say` hears of the first: who logs goes on.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None], max_bytes: int = 2**24) -> None:
         """Go on where an earlier process stopped."""
         self.path = path
+        self._say = say
         self._max_bytes = max_bytes
+        self._has_failed = False
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
         """Open the file for appending."""
-        self._file = self.path.open("ab", buffering=0)
+        self._append(b"")
         return self
 
     def __exit__(
@@ -130,9 +135,18 @@ class LogFile:
 
     def write(self, line: str) -> None:
         """Append one line."""
-        assert self._file is not None, "used as a context"
-        self._file.write(line.encode() + b"\n")
-        if self._file.tell() >= self._max_bytes:
-            self._file.close()
-            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-            self._file = self.path.open("ab", buffering=0)
+        self._append(line.encode() + b"\n")
+
+    def _append(self, text: bytes) -> None:
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+            self._file.write(text)
+            if self._file.tell() >= self._max_bytes:
+                self._file.close()
+                self._file = None
+                self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        except OSError as error:
+            if not self._has_failed:
+                self._say(f"{self.path}: {error.strerror}; lines of this log are lost")
+            self._has_failed = True

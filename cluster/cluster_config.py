@@ -23,6 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 KERNELS = ("auto", "native", "xla", "reference", "mosaic", "triton")
 POLICIES = ("ours", "loraserve")
 TRANSFERS = ("collective", "stream")
+_MAX_DRAIN_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,8 @@ class ClusterConfig:
     """(name, PEFT folder), registered before READY."""
     min_copies: int = 1
     """Hosts that hold each adapter. More survive more losses, and take more host memory."""
-    policy: Literal["ours", "loraserve"] = "ours"
-    """Who decides which host holds what."""
+    policy: str = "ours"
+    """Who decides which host holds what: one of POLICIES, or MODULE:FUNCTION of a `placement_input.Policy`."""
     interval_s: float = 30.0
     """Between two rounds. Smaller follows demand sooner, and moves more."""
     operating_points: Path | None = None
@@ -88,6 +89,8 @@ class ClusterConfig:
                     f"cluster.{key}: {host} can be reached from other machines, without encryption or authentication; "
                     "set cluster.insecure = true inside a trusted network"
                 )
+        if not 0 <= self.drain_s <= _MAX_DRAIN_S:
+            raise ValueError(f"cluster.drain_s is {self.drain_s:g}; it must lie in 0 … {_MAX_DRAIN_S:g} seconds")
         if self.transfer == "stream" and self.processes_per_replica > 1:
             raise ValueError(
                 f"cluster.processes_per_replica is {self.processes_per_replica}, which needs a JAX world: "
@@ -229,13 +232,19 @@ def _readers(folder: Path) -> dict[str, dict[str, Reader]]:
         | {"kernels": toml_values.one_of(KERNELS), "dtype": toml_values.derived("model.dtype")}
         | {"tensor_parallel": toml_values.derived("cluster.processes_per_replica x cluster.devices_per_process")},
         "placement": {
-            "policy": toml_values.one_of(POLICIES),
+            "policy": _policy,
             "interval_s": toml_values.seconds,
             "operating_points": path,
             "budget_bytes": toml_values.size,
         },
         "slo": {"ttft_p95_s": toml_values.seconds, "tbt_p95_s": toml_values.seconds},
     }
+
+
+def _policy(value: Value) -> str:
+    if ":" not in toml_values.text(value) and value not in POLICIES:
+        raise ValueError(f"it must be one of {', '.join(POLICIES)}, or MODULE:FUNCTION")
+    return str(value)
 
 
 def _node(value: Value) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ from cluster.view import HostName, Table
 
 _LOG = logging.getLogger("lorajax")
 TICK_S = 0.25
+_HELLO_S = 5.0
 _GATHER_S = 0.05
 """Changes that come within this time share a table: with many adapters one takes long to write and to read."""
 _MAX_BEHIND = 256
@@ -138,7 +140,8 @@ class ControlService:
         self, messages: AsyncIterator[control_pb2.HostMessage], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[control_pb2.HostCommand]:
         """A host's whole life."""
-        first = await anext(aiter(messages), None)
+        async with asyncio.timeout(_HELLO_S):
+            first = await anext(aiter(messages), None)
         if first is None or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message of a host must be its hello")
             return
@@ -237,6 +240,8 @@ class ControlService:
             case Publish():
                 self._publish()
             case Answer(call=call):
+                if self._publishing is not None:
+                    self.publish()  # who asked may use it at once
                 if (future := self._waiting.get(call)) is not None and not future.done():
                     future.set_result(command)
             case Refuse(call=call, error=error):
@@ -248,7 +253,10 @@ class ControlService:
     def _publish(self) -> None:
         if (number := self.table().round) != self._round:
             self._round = number
-            self._registry.save_round(number)
+            try:
+                self._registry.save_round(number)
+            except sqlite3.Error as error:  # serving needs none of it
+                _LOG.warning("the round is not durable: %s", error)
         if self._publishing is None:
             self._publishing = asyncio.get_running_loop().call_later(_GATHER_S, self.publish)
 

@@ -1,6 +1,6 @@
 """The control plane as one deterministic object. Owns: what every event means. Does not: do I/O or ask the clock.
 
-`commands = coordinator.step(event)`. Hosts come and go (hosts.py), names come and go (name_calls.py, loads.py),
+`commands = coordinator.step(event)`. Hosts come and go (hosts.py, drains.py), names too (name_calls.py, loads.py),
 rounds place adapters and move copies (rounds.py), and what is ordered leaves in a fixed order (orders.py).
 """
 
@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from cluster.demand import Demand, DemandConfig
+from cluster.drains import Drains
 from cluster.events import (
     Answer,
     Command,
@@ -63,6 +64,8 @@ class CoordinatorConfig:
     """A host that says nothing for this long is lost. Too small loses hosts that are only slow."""
     settle_s: float = 1.0
     """After a start, nothing is placed for this long: the hosts that hold the copies are still on their way back."""
+    drain_wait_s: float = 10.0
+    """A host that is to drain goes on for at most this long, until others hold what only it holds."""
     in_use_s: float = 2.0
     """An adapter counts as used for this long after its last token."""
     min_copies: int = 1
@@ -86,6 +89,9 @@ class Coordinator:
         self._hosts, self._names, self._orders = Hosts(), Registrations(), Orders()
         self._loads = Loads(hosts=self._hosts, registrations=self._names, orders=self._orders)
         self._pins = Pins(hosts=self._hosts, registrations=self._names, orders=self._orders)
+        self._drains = Drains(
+            hosts=self._hosts, registrations=self._names, orders=self._orders, wait_s=config.drain_wait_s
+        )
         self._rounds = Rounds(
             hosts=self._hosts,
             registrations=self._names,
@@ -172,6 +178,7 @@ class Coordinator:
         if is_due and self._can_place():
             self._place()
         self._rounds.drop_nameless(now_s)
+        self._drains.settle(now_s)
 
     def _place(self) -> int:
         self._is_stale, self._has_placed = False, True
@@ -192,6 +199,7 @@ class Coordinator:
                     self._lose(spec.name)
                 self._orders.forget(spec.name)
                 self._hosts.join(event)
+                self._drains.joined(spec.name)
                 self._change_hosts()
             case HostBeat(host=host, incarnation=incarnation):
                 if (state := self._state(host, incarnation)) is not None:
@@ -268,15 +276,17 @@ class Coordinator:
             self._orders.send(Refuse(call=event.call, error=error))
 
     def _drain(self, event: DrainAsked) -> None:
-        host = HostName(event.host)
+        living = [name for name, one in self._hosts.views().items() if one.state is not HostState.LOST]
+        host = HostName(event.host or (living[0] if len(living) == 1 else ""))
         view = self._hosts.view(host)
         if view is None or view.state is HostState.LOST:
-            living = [name for name, one in self._hosts.views().items() if one.state is not HostState.LOST]
             raise BadRequest(f"no host {event.host!r} to drain; there are {', '.join(living) or 'none'}", field="host")
-        if view.state is not HostState.DRAINING:
-            self._hosts.drain(host)
-            self._orders.send(DrainHost(number=self._orders.number(), host=host))
+        if view.state is not HostState.DRAINING and not self._hosts.is_told_to_drain(host):
+            self._drains.ask(host, self._now_s)
             self._change_hosts()
+            if self._can_place():
+                self._place()
+            self._drains.settle(self._now_s)
         self._orders.send(Answer(call=event.call, count=view.load.num_running + view.load.num_waiting))
 
     def _restore(self, event: Restored) -> None:
@@ -284,4 +294,5 @@ class Coordinator:
         for one in event.registrations:
             self._names.put(replace(one, adapter=replace(one.adapter, min_copies=min_copies)))
         self._rounds.number = event.round
+        self._rounds.is_blind = bool(event.registrations)
         self._orders.restart(event.round)

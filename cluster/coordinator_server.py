@@ -9,19 +9,22 @@ from cluster.admin import ClusterAdapters, ClusterStatus
 from cluster.cluster_config import ClusterConfig
 from cluster.control_service import ControlService
 from cluster.coordinator import Coordinator, CoordinatorConfig
+from cluster.demand import DemandConfig
 from cluster.events import LoadAsked
 from cluster.follower import Follower
 from cluster.gateway import front_door, points
-from cluster.placement import POLICIES
+from cluster.placement import named
 from cluster.registry import Registry
 from cluster.rounds import RoundConfig
 from cluster.server import Server, until_told
-from cluster.view import HostState
+from cluster.view import HostState, Registration
 from lorajax.errors import LorajaxError, Overloaded, Unavailable
 
 _LOG = logging.getLogger("lorajax")
-_SETTLE_S = 3.0
+_SETTLE_S = 10.0
 """How long a coordinator that comes back waits for hosts before it goes on with those it sees."""
+_PATIENCE_S = 300.0
+"""How long the first start waits for every replica once it has waited for one."""
 _PRELOADS = 4
 """Adapters that are registered at once at the start."""
 _WAIT_S = 0.25
@@ -38,7 +41,7 @@ def run(config: ClusterConfig) -> int:
 
 async def _serve(config: ClusterConfig) -> None:
     registry = Registry(config.state_dir / f"registry-{config.fingerprint_id}.sqlite")
-    coordinator = Coordinator(_coordinator_config(config), points(config), POLICIES[config.policy])
+    coordinator = Coordinator(_coordinator_config(config), points(config), named(config.policy))
     control = ControlService(coordinator, registry, config.fingerprint)
     door = front_door(config)
     server = Server((door.handlers(),))
@@ -84,29 +87,34 @@ async def _follow(control: ControlService, follower: Follower) -> None:
 
 async def _become_ready(config: ClusterConfig, control: ControlService) -> None:
     """Wait for the hosts, register what the configuration names, and say so; ends then."""
-    is_back = bool(control.table().registrations)
+    is_back = control.was_placed
     started_s = asyncio.get_running_loop().time()
     while (num_serving := _num_serving(control)) < config.replicas:
         waited_s = asyncio.get_running_loop().time() - started_s
-        if is_back and num_serving and waited_s > _SETTLE_S:
+        if num_serving and waited_s > (_SETTLE_S if is_back else _PATIENCE_S):
+            _LOG.warning("going on with %d of %d replicas", num_serving, config.replicas)
             break
         await asyncio.sleep(_WAIT_S)
     limit = asyncio.Semaphore(_PRELOADS)
     known = control.table().registrations
     async with asyncio.TaskGroup() as tasks:
         for name, folder in config.preload:
-            if name not in known:
-                tasks.create_task(_preload(control, limit, name, folder))
+            tasks.create_task(_preload(control, limit, name, folder, known.get(name)))
     control.is_ready = True
     control.publish()
     _LOG.info("ready: %d hosts, %d adapters", _num_serving(control), len(control.table().registrations))
 
 
-async def _preload(control: ControlService, limit: asyncio.Semaphore, name: str, folder: Path) -> None:
+async def _preload(
+    control: ControlService, limit: asyncio.Semaphore, name: str, folder: Path, known: Registration | None
+) -> None:
+    """Register what the configuration names, unless it is registered from that folder."""
+    if known is not None and known.adapter.path == str(folder):
+        return
     async with limit:
         while True:
             try:
-                await control.ask(LoadAsked(call=control.next_call(), name=name, path=str(folder)))
+                await control.ask(LoadAsked(call=control.next_call(), name=name, path=str(folder), replace=True))
             except (Unavailable, Overloaded) as error:
                 await asyncio.sleep(error.retry_s)
             except LorajaxError as error:
@@ -123,5 +131,6 @@ def _coordinator_config(config: ClusterConfig) -> CoordinatorConfig:
     return CoordinatorConfig(
         interval_s=config.interval_s,
         min_copies=config.min_copies,
-        rounds=RoundConfig(budget_bytes=config.budget_bytes),
+        rounds=RoundConfig(budget_bytes=config.budget_bytes, drop_after_s=max(30.0, config.interval_s)),
+        demand=DemandConfig(horizon_s=config.interval_s),
     )

@@ -64,6 +64,8 @@ class _History:
     """Of a window's tokens/s round the forecast."""
     num_windows: int
     """Windows it has seen; a prior counts as one."""
+    has_come: bool = False
+    """Whether any token ever came; until then the level is only a prior."""
 
 
 class Demand:
@@ -79,6 +81,8 @@ class Demand:
         self._histories: dict[Version, _History] = {}
         self._tokens: Counter[Version] = Counter()
         self._window_end_s: float | None = None
+        self.has_observed = False
+        """Whether a window with tokens has closed: until then every forecast is a prior."""
 
     def observe(self, tokens: Mapping[Version, int], *, now_s: float) -> None:
         """Count what one beat reported, whichever host it is from."""
@@ -89,10 +93,22 @@ class Demand:
         """Tokens/s of every adapter over the next horizon; exactly 0 where nothing has come for long.
 
         A new adapter starts at the mean of its rank (of all where its rank is new, too) and fades if nothing comes.
+        However many have had no token yet, together they want no more than those that have had some.
         """
         self._close_windows(now_s)
         self._follow(adapters)
-        return {version: self._forecast(self._histories[version]) for version in adapters}
+        forecasts = {version: self._forecast(self._histories[version]) for version in adapters}
+        cold = {one: forecast for one, forecast in forecasts.items() if not self._histories[one].has_come}
+        total = sum(forecast.mean for forecast in cold.values())
+        real = sum(forecast.mean for one, forecast in forecasts.items() if one not in cold)
+        scale = real / total if 0 < real < total else 1.0
+        return forecasts | {one: Forecast(mean=f.mean * scale, high=f.high * scale) for one, f in cold.items()}
+
+    def succeed(self, old: Version, new: Version) -> None:
+        """Count what came for `old` as what came for `new`, which replaces it."""
+        if old in self._histories:
+            self._histories[new] = self._histories.pop(old)
+        self._tokens[new] += self._tokens.pop(old, 0)
 
     def _follow(self, adapters: Mapping[Version, Adapter]) -> None:
         """Forget adapters that are gone, start histories of new ones."""
@@ -128,6 +144,7 @@ class Demand:
 
     def _close_window(self) -> None:
         tokens, self._tokens = self._tokens, Counter()
+        self.has_observed |= tokens.total() > 0
         for version in tokens.keys() - self._histories.keys():
             self._histories[version] = _History(level=0.0, trend=0.0, variance=0.0, num_windows=0)
         for version, past in self._histories.items():
@@ -140,6 +157,7 @@ class Demand:
             past.trend = _TREND_DAMPING * past.trend + weight * _TREND_WEIGHT * error
             past.variance = (1 - weight) * (past.variance + weight * error * error)
             past.num_windows += 1
+            past.has_come |= tokens[version] > 0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -140,6 +140,7 @@ containers:
 volumes:
   - {{name: config, configMap: {{name: lorajax-config}}}}
   - {{name: models, persistentVolumeClaim: {{claimName: lorajax-models}}}}
+  # Registrations and logs. Only a claim in place of emptyDir survives the pod.
   - {{name: state, emptyDir: {{}}}}
   - {{name: shared-memory, emptyDir: {{medium: Memory}}}}"""
     return textwrap.indent(spec, "        ")

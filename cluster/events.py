@@ -239,7 +239,7 @@ class Answer:
     registration: Registration | None = None
     """Of Load, Unload and Pin."""
     count: int = 0
-    """Unload and Drain: requests that still finish. Rebalance: moves that were ordered."""
+    """Drain: requests that ran or waited on the host at its last beat. Rebalance: moves that were ordered."""
     round: int = 0
     """Of Rebalance."""
 

@@ -31,11 +31,10 @@ _PER_SEQUENCE = 2
 _MAX_WAITING = 16_384
 _MAX_PEERS = 3
 """Holders that a host is told of: metadata is small, and each that does not answer costs a deadline."""
-_LAST_WORDS_S = 0.5
-"""How long replies of a host that is gone may still come: one that has left in good order has answered in full, but
-the news of it takes another way and may be faster."""
+_REJOIN_S = 1.5
+"""How long a host that counts as lost may still answer: its line to the coordinator may have broken, not the host, and
+one that has left in good order has answered in full, but the news of it may be faster."""
 _BYTES_PER_TOKEN = 4
-_ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 @dataclass(eq=False, slots=True)
@@ -45,13 +44,7 @@ class _Try:
     route: Route
     call: grpc.aio.UnaryStreamCall
     num_replies: int = 0
-    is_lost: bool = False
-    """Whether we cancelled it because its host is gone."""
-
-    def lose(self) -> None:
-        """Expect nothing more of the host."""
-        self.is_lost = True
-        self.call.cancel()
+    has_final: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,18 +111,19 @@ class FrontDoor:
     async def Generate(self, message: serving_pb2.GenerateRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream one completion from the host that the router picks."""
         call = wire.call_from_proto(message)
-        passage = self._passage(call, message, context)
+        for name, _ in call.adapters:
+            self._registration(name)
+        message.request_id = call.request_id or uuid.uuid4().hex
         tenant = dict(context.invocation_metadata() or ()).get(TENANT_KEY, "")
-        cost = passage.ask.prompt_tokens + passage.ask.max_tokens
-        with self._flight(passage.request_id):
-            async with self._gate.entered(str(tenant), passage.request_id, cost):
-                await self._relay(passage)
+        cost = _num_tokens(call) + call.sampling.max_tokens
+        with self._flight(message.request_id):
+            async with self._gate.entered(str(tenant), message.request_id, cost):
+                # Not before: a version that a name stood for may be dropped while its request waits.
+                await self._relay(self._passage(call, message, context))
 
     def _passage(self, call: Call, message: serving_pb2.GenerateRequest, context: grpc.aio.ServicerContext) -> _Passage:
-        """The request as hosts get it: adapters by version, with an id. Raises UnknownAdapter or Unavailable."""
+        """The request as hosts get it: adapters by version. Raises UnknownAdapter or Unavailable."""
         adapters = tuple(self._registration(name) for name, _ in call.adapters)
-        request_id = call.request_id or uuid.uuid4().hex
-        message.request_id = request_id
         del message.adapters[:]
         for registration, (_, weight) in zip(adapters, call.adapters, strict=True):
             message.adapters.add(name=registration.adapter.version, weight=weight)
@@ -140,7 +134,7 @@ class FrontDoor:
             max_tokens=call.sampling.max_tokens,
             deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
         )
-        return _Passage(request_id=request_id, message=message, ask=ask, adapters=adapters, context=context)
+        return _Passage(request_id=message.request_id, message=message, ask=ask, adapters=adapters, context=context)
 
     def _registration(self, name: str) -> Registration:
         if self._table is None:
@@ -181,13 +175,15 @@ class FrontDoor:
                     self._router.first_token(passage.request_id, time.monotonic())
                 attempt.num_replies += 1
                 await passage.context.write(reply)
-                self._router.generated(passage.request_id, _count(reply))
+                parsed = serving_pb2.GenerateReply.FromString(reply)
+                attempt.has_final = parsed.HasField("final")
+                self._router.generated(passage.request_id, len(parsed.tokens))
         except grpc.aio.AioRpcError as error:
-            return self._judged(passage, attempt, error)
+            return None if attempt.has_final else self._judged(passage, attempt, error)
         except asyncio.CancelledError:
-            if attempt.is_lost and not _is_cancelled():
-                return self._judged(passage, attempt, None)
-            raise
+            if _is_cancelled():
+                raise
+            return self._judged(passage, attempt, None)  # its channel was closed, or its host is lost
         finally:
             attempt.call.cancel()
             self._tries[route.host].discard(attempt)
@@ -209,7 +205,7 @@ class FrontDoor:
         relayed = wire.Relayed.of(error, {one.adapter.version: one.name for one in passage.adapters})
         if is_gone:
             return Unavailable(f"host {host} cannot be reached; ask again")
-        if attempt.num_replies or error.code() not in _ELSEWHERE:
+        if attempt.num_replies or not _is_elsewhere(error):
             raise relayed
         return relayed
 
@@ -239,8 +235,15 @@ class FrontDoor:
         return grpc.method_handlers_generic_handler("lorajax.v1.Inference", {"Generate": handler})
 
     def _lose(self, host: HostName) -> None:
-        for attempt in self._tries.get(host, ()):
-            asyncio.get_running_loop().call_later(_LAST_WORDS_S, attempt.lose)
+        """End what runs there in a moment, unless only the host's line to the coordinator had broken."""
+        tries, life = tuple(self._tries.get(host, ())), self._hosts[host].spec.incarnation
+        asyncio.get_running_loop().call_later(_REJOIN_S, self._end, host, life, tries)
+
+    def _end(self, host: HostName, life: int, tries: tuple[_Try, ...]) -> None:
+        now = self._hosts.get(host)
+        if now is None or now.state is HostState.LOST or now.spec.incarnation != life:
+            for attempt in tries:
+                attempt.call.cancel()
 
     def _limit(self) -> int:
         """Requests inside; at least one, so that somebody is told where no host is left."""
@@ -277,6 +280,12 @@ def _is_gone(error: grpc.aio.AioRpcError) -> bool:
     return error.code() is grpc.StatusCode.CANCELLED
 
 
+def _is_elsewhere(error: grpc.aio.AioRpcError) -> bool:
+    """Whether another host may have room: gRPC itself refuses too large a message without a time to wait."""
+    is_busy = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    return is_busy and "grpc-retry-pushback-ms" in dict(error.trailing_metadata() or ())
+
+
 def _is_cancelled() -> bool:
     """Whether the caller has left, beside whatever else was cancelled."""
     task = asyncio.current_task()
@@ -292,7 +301,3 @@ def _num_tokens(call: Call) -> int:
             return 1 + len(text) // _BYTES_PER_TOKEN
         case Chat(messages=messages):
             return 1 + sum(len(part) for message in messages for part in message) // _BYTES_PER_TOKEN
-
-
-def _count(reply: bytes) -> int:
-    return len(serving_pb2.GenerateReply.FromString(reply).tokens)

@@ -43,7 +43,8 @@ class Gate:
             key = self._queue.take()
             assert key is not None, "every turn has its place in the queue"
             self._num_inside += 1
-            self._turns.pop(key).set_result(None)
+            if not (turn := self._turns.pop(key)).done():  # else its caller has just left, and gives the room back
+                turn.set_result(None)
 
     async def _enter(self, tenant: str, key: str, cost: float) -> None:
         if not self._turns and self._num_inside < self._limit():

@@ -19,14 +19,14 @@ from cluster.routing import Router, RouterConfig
 from cluster.server import Server, until_told
 
 _LOG = logging.getLogger("lorajax")
-_MIN_WAIT_S, _MAX_WAIT_S = 0.1, 1.0
+_MIN_WAIT_S, _MAX_WAIT_S = 0.1, 0.5
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.http2.ping_timeout_ms", 2000),  # the keepalive timeout does not shorten it (grpc 1.85)
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2000),  # the time that a connection may take
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", 64 * 2**20),
 )
@@ -44,8 +44,14 @@ def front_door(config: ClusterConfig) -> FrontDoor:
 
 
 def points(config: ClusterConfig) -> OperatingPoints:
-    """What `lorajax profile` measured, or the built-in ones. Raises: ValueError or OSError naming the file."""
-    return DEFAULT if config.operating_points is None else read(config.operating_points)
+    """What `lorajax profile` measured, or the built-in ones. Raises: ValueError naming the file."""
+    path = config.operating_points
+    try:
+        return DEFAULT if path is None else read(path)
+    except OSError as error:
+        raise ValueError(
+            f"placement.operating_points is {path}: {error.strerror}; name a file that can be read"
+        ) from None
 
 
 async def _serve(config: ClusterConfig, address: str, coordinator: str) -> None:

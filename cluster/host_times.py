@@ -42,7 +42,7 @@ class HostTimes:
         return name in self._hosts and self._hosts[name].state is HostState.SERVING
 
     def update(self, views: Mapping[HostName, HostView]) -> None:
-        """Know these hosts alone. What beats have said since of one that lives on is kept."""
+        """Know these hosts alone. The load that one that lives on has told since is kept."""
         hosts = {name: self._host(view) for name, view in views.items()}
         for name in self._hosts.keys() - hosts.keys():
             self._leave(name)
@@ -86,7 +86,7 @@ class HostTimes:
         host = self._hosts.get(view.spec.name)
         if host is None or host.spec.incarnation != view.spec.incarnation:
             return HostTime(spec=view.spec, state=view.state, load=view.load, copies=view.copies)
-        host.spec, host.state = view.spec, view.state
+        host.spec, host.state, host.copies = view.spec, view.state, view.copies
         return host
 
     def _leave(self, name: HostName) -> None:

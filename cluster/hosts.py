@@ -53,12 +53,13 @@ class Hosts:
         return version in self._leaving.get(host, ())
 
     def join(self, event: HostJoined) -> None:
-        """Take a new host, or a new life of a known one."""
-        name = event.spec.name
+        """Take a new host, a new life of a known one, or a new connection of one that goes on as it was."""
+        name, old = event.spec.name, self._views.get(event.spec.name)
         self._leaving.pop(name, None)
-        self._draining.discard(name)
-        view = HostView(spec=event.spec, state=event.state, last_beat_s=event.now_s, copies=dict(event.copies))
-        self._put(view)
+        if old is None or old.spec.incarnation != event.spec.incarnation:
+            self._draining.discard(name)
+        state = self._believed(name, event.state)
+        self._put(HostView(spec=event.spec, state=state, last_beat_s=event.now_s, copies=dict(event.copies)))
 
     def beat(self, event: HostBeat) -> None:
         """Believe what a known host says; one that was told to drain does not serve again in this life."""
@@ -68,9 +69,7 @@ class Hosts:
             leaving = self._leaving.get(event.host, set())
             leaving &= event.copies.keys()  # what is no longer reported has gone
             copies = {version: level for version, level in event.copies.items() if version not in leaving}
-        state = event.state
-        if state is HostState.SERVING and event.host in self._draining:
-            state = HostState.DRAINING
+        state = self._believed(event.host, event.state)
         self._put(replace(view, state=state, load=event.load, last_beat_s=event.now_s, copies=copies))
 
     def lose(self, host: HostName) -> None:
@@ -81,6 +80,10 @@ class Hosts:
         """Send a host nothing more."""
         self._draining.add(host)
         self._put(replace(self._views[host], state=HostState.DRAINING))
+
+    def is_told_to_drain(self, host: HostName) -> bool:
+        """Whether the host was, or is soon to be, told to drain in this life."""
+        return host in self._draining
 
     def undrain(self, host: HostName) -> None:
         """Believe the host again: it could not be told to drain."""
@@ -122,6 +125,9 @@ class Hosts:
             self._leaving.pop(name, None)
             self._draining.discard(name)
         return gone
+
+    def _believed(self, host: HostName, state: HostState) -> HostState:
+        return HostState.DRAINING if state is HostState.SERVING and host in self._draining else state
 
     def _put(self, view: HostView) -> None:
         name, old = view.spec.name, self._views.get(view.spec.name)

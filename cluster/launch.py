@@ -29,6 +29,7 @@ from cluster.config import HostConfig, ServeConfig, WorldConfig, is_loopback, pa
 from cluster.membership import MemberConfig, Membership
 from cluster.metrics import Metrics
 from cluster.seams import Alone, NoFront, Parts, Template, Tokenizer, WorkerConfig
+from cluster.tickets import COLLECTIVE_THREAD
 from cluster.worker import MakeFront, MakeMember, Worker
 from cluster.worker import serve as serve_worker
 from lorajax.cli_types import EXIT_FAILED
@@ -88,8 +89,8 @@ def run_host(config: HostConfig) -> int:
 
 def _exit_code(config: ServeConfig, role: _Role) -> int:
     code = process.run(role.command, partial(_run, config, role))
-    if any(thread.name.startswith(COMPILER_THREAD) for thread in threading.enumerate()):
-        # XLA can be neither interrupted nor left to run while the interpreter ends. All that is ours is closed.
+    if any(thread.name.startswith((COMPILER_THREAD, COLLECTIVE_THREAD)) for thread in threading.enumerate()):
+        # XLA and a collective can be neither interrupted nor left to run while the interpreter ends; ours is closed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

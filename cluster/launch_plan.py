@@ -11,6 +11,8 @@ from cluster.cluster_config import ClusterConfig, node_host, node_port
 from cluster.config import is_loopback, parse_address
 from cluster.resolution import Seat
 
+_EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  # compared with, not listened on
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
@@ -48,7 +50,8 @@ class Plan:
 def make_plan(config: ClusterConfig, seat: Seat, *, is_local: bool) -> Plan:
     """What the configuration means where `seat` says; `is_local` puts every node on this machine.
 
-    Rendezvous and gateway, where not given, take the ports after the coordinator's, or free ones on a single machine.
+    Rendezvous and gateway, where not given, are beside the coordinator, at the ports after its own or at free ones on a
+    single machine.
     Replicas lie on nodes in contiguous blocks. Raises: ValueError naming the key or flag to change.
     """
     config = _settled(config, seat, is_local=is_local)
@@ -65,6 +68,7 @@ def make_plan(config: ClusterConfig, seat: Seat, *, is_local: bool) -> Plan:
         )
         for process in range(num_processes)
     )
+    _check_distinct(config, hosts)
     return Plan(config=config, hosts=hosts, head=_head(config))
 
 
@@ -73,15 +77,16 @@ def _settled(config: ClusterConfig, seat: Seat, *, is_local: bool) -> ClusterCon
     nodes = _nodes(config, seat, is_local=is_local)
     is_alone = is_local or len(nodes) == 1
     first = node_host(nodes[0])
-    port = parse_address(config.coordinator)[1]
+    beside, port = parse_address(config.coordinator)
+    beside = first if beside in _EVERYWHERE else beside
     is_dealt = not config.nodes and not is_local
     """Whether a scheduler named the nodes: what the file calls this machine is then the first of them."""
 
     def settle(key: str, address: str | None, default_port: int) -> str:
-        host, number = parse_address(address or f"{first}:{0 if is_alone else default_port}")
+        host, number = parse_address(address or f"{beside}:{0 if is_alone else default_port}")
         if is_local or (is_dealt and is_loopback(host)):
             host = first
-        if not is_alone:
+        if not is_alone and key != "gateway":  # which only clients and its own launcher call
             _check_known(key, host, number, nodes)
         return f"{host}:{number}"
 
@@ -99,9 +104,27 @@ def _check_known(key: str, host: str, port: int, nodes: Sequence[str]) -> None:
     address = f"{host}:{port}"
     if port == 0:
         raise ValueError(f"cluster.{key} is {address}: other nodes cannot know a port that is chosen; name one")
-    is_everywhere = host in ("0.0.0.0", "[::]")  # noqa: S104  # compared with, not listened on
-    if is_everywhere or (is_loopback(host) and not all(is_loopback(node_host(node)) for node in nodes)):
+    if host in _EVERYWHERE or (is_loopback(host) and not all(is_loopback(node_host(node)) for node in nodes)):
         raise ValueError(f"cluster.{key} is {address}: other nodes cannot reach it; name this node's address")
+
+
+def _check_distinct(config: ClusterConfig, hosts: Sequence[HostPlan]) -> None:
+    """Raises: ValueError where two processes would listen at one address."""
+    head = parse_address(config.coordinator)[0]
+    keys: dict[tuple[str, int], str] = {}
+    for key, address in (
+        ("coordinator", config.coordinator),
+        ("rendezvous", config.rendezvous),
+        ("gateway", config.gateway),
+        *(("nodes", host.address) for host in hosts),
+    ):
+        if address is None or not (where := parse_address(address))[1]:
+            continue
+        if where[0] in _EVERYWHERE:
+            where = head, where[1]
+        if where in keys:
+            raise ValueError(f"cluster.{keys[where]} and cluster.{key} both take {address}; give one another port")
+        keys[where] = key
 
 
 def _nodes(config: ClusterConfig, seat: Seat, *, is_local: bool) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from cluster.client import Client, ClientError
+from cluster.cluster_config import ClusterConfig
 from cluster.config import parse_address
 from cluster.launch_plan import HostPlan, Plan
 from cluster.supervisor import Child, Supervisor
@@ -111,21 +112,31 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
     say(f"logs are in {logs}")
     async with asyncio.TaskGroup() as tasks:
-        announcing = tasks.create_task(_announce(plan, nodes, on_ready))
+        announcing = tasks.create_task(_announce(plan, nodes, supervisor, on_ready))
         code = await supervisor.run()
         announcing.cancel()
     return code
 
 
-async def _announce(plan: Plan, nodes: frozenset[int], on_ready: Callable[[str], None]) -> None:
-    """Say READY once, when the gateway does; it may be started anew before that."""
+async def _announce(plan: Plan, nodes: frozenset[int], supervisor: Supervisor, on_ready: Callable[[str], None]) -> None:
+    """Tell the supervisor once the cluster can answer, and where the gateway runs say READY.
+
+    Who is asked may be started anew before that. Other nodes ask the coordinator, whose address reaches everywhere.
+    """
     config = plan.config
-    if plan.head not in nodes or config.gateway is None:
-        return
-    async with Client(config.gateway) as client:
+    has_head = plan.head in nodes
+    async with Client(str(config.gateway) if has_head else config.coordinator) as client:
         while not await _is_ready(client):
             await asyncio.sleep(_ASK_AGAIN_S)
-    on_ready(
+    supervisor.ready()
+    if not has_head:
+        return
+    with contextlib.suppress(OSError):  # who should have read it has gone; the cluster goes on
+        on_ready(_ready_line(config))
+
+
+def _ready_line(config: ClusterConfig) -> str:
+    return (
         f"READY grpc={config.gateway} coordinator={config.coordinator} model={config.model.name} "
         f"replicas={config.replicas} transfer={config.transfer} pid={os.getpid()}"
     )

@@ -5,12 +5,13 @@ follower that sees another number than it waits for, or other adapter versions i
 the replica: it restarts as one rather than answer wrongly. Does not: schedule, sample, or know requests.
 """
 
+import contextlib
 import hashlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -49,14 +50,14 @@ class Followers:
     `send` belongs to the engine thread; streams come and go on gRPC's.
     """
 
-    def __init__(self, count: int, on_lost: Callable[[], None]) -> None:
-        """Wait for `count` followers; `on_lost` is called when a stream ends before `stop`."""
-        self._count = count
+    def __init__(self, expected: Collection[int], on_lost: Callable[[], None]) -> None:
+        """Wait for these processes; `on_lost` is called when a stream ends before `stop`."""
+        self._expected = expected
         self._on_lost = on_lost
         self._queues: dict[int, queue.Queue[control_pb2.Order | None]] = {}
         self._complete = threading.Event()
         self._is_stopping = False
-        self._server = grpc.server(ThreadPoolExecutor(count, "followers"), options=_OPTIONS)
+        self._server = grpc.server(ThreadPoolExecutor(len(expected), "followers"), options=_OPTIONS)
         control_pb2_grpc.add_LockstepServicer_to_server(self, self._server)
 
     def start(self, host: str) -> str:
@@ -67,14 +68,11 @@ class Followers:
 
     def wait(self, timeout_s: float) -> None:
         """Return once all are there. Raises EngineFailure after the timeout, and at once if `stop` is called."""
-        if not self._complete.wait(timeout_s) or len(self._queues) < self._count:
-            raise EngineFailure(f"{len(self._queues)} of {self._count} followers came within {timeout_s:g} s")
+        if not self._complete.wait(timeout_s) or len(self._queues) < len(self._expected):
+            raise EngineFailure(f"{len(self._queues)} of {len(self._expected)} followers came within {timeout_s:g} s")
 
     def send(self, order: control_pb2.Order) -> None:
         """Hand an order to every follower."""
-        self._put(order)
-
-    def _put(self, order: control_pb2.Order | None) -> None:
         for waiting in self._queues.values():
             waiting.put(order)
 
@@ -82,16 +80,18 @@ class Followers:
         """Let every follower end well."""
         self._is_stopping = True
         self._complete.set()
-        self._put(None)
+        for waiting in self._queues.values():
+            with contextlib.suppress(queue.Full):  # one that is far behind is cut
+                waiting.put_nowait(None)
         self._server.stop(1.0).wait()
 
     def Follow(self, message: control_pb2.FollowRequest, context: grpc.ServicerContext) -> Iterator[control_pb2.Order]:
         """The stream of one follower."""
-        if message.process in self._queues or self._complete.is_set():
+        if message.process not in self._expected or message.process in self._queues or self._complete.is_set():
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the replica is complete; it restarts as a whole")
         waiting = self._queues[message.process] = queue.Queue(_MAX_AHEAD)
         context.add_callback(self._ended)
-        if len(self._queues) == self._count:
+        if len(self._queues) == len(self._expected):
             self._complete.set()
         yield from iter(waiting.get, None)
 
@@ -144,10 +144,17 @@ def follow(runner: Runner, orders: Iterable[control_pb2.Order]) -> None:
             digest = _digest(digest, order.write)
         if (order.number, order.digest) != (number, digest):
             raise EngineFailure(f"order {order.number} does not follow {number - 1}; ending the replica")
-        if order.HasField("write"):
-            runner.put(order.write.page, _pages(runner.zero_page(), order.write))
-        else:
-            jax.block_until_ready(runner.advance(_arrays(runner.example(order.step.bucket), order.step)))
+        try:
+            _carry_out(runner, order)
+        except ValueError as error:
+            raise EngineFailure(f"order {order.number} does not fit this process: {error}") from error
+
+
+def _carry_out(runner: Runner, order: control_pb2.Order) -> None:
+    if order.HasField("write"):
+        runner.put(order.write.page, _pages(runner.zero_page(), order.write))
+    else:
+        jax.block_until_ready(runner.advance(_arrays(runner.example(order.step.bucket), order.step)))
 
 
 def orders_of(find_leader: Callable[[], str], process: int, timeout_s: float = JOIN_S) -> Iterator[control_pb2.Order]:

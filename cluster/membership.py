@@ -32,7 +32,10 @@ _LOG = logging.getLogger(__name__)
 BEAT_S = 0.5
 _GATHER_S = 0.02
 """Changes that come within this time share a beat."""
-_MIN_WAIT_S, _MAX_WAIT_S = 0.1, 2.0
+_MIN_WAIT_S, _MAX_WAIT_S = 0.1, 0.5
+"""Between two tries to reach the coordinator: one that comes back can do nothing before its hosts have."""
+_UP_S = 3.0
+"""A line that has lasted longer was up: a try takes less."""
 _CHANNEL_OPTIONS = (
     # A coordinator that is stopped or cut off keeps its connection: only an unanswered ping tells.
     ("grpc.keepalive_time_ms", 1000),
@@ -40,7 +43,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2000),  # the time that a connection may take
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", 64 * 2**20),
 )
@@ -95,9 +98,9 @@ class Membership:
         self._admission = admission
         self._pool = AdapterPool(worker, parts, adapters, pull, self.changed)
         host, links = HostName(worker.host), NoLinks() if config.links is None else config.links
-        tickets = Tickets(links, host, config.incarnation)
-        self._orders = OrderRunner(host, self._pool, tickets, drain)
-        self._peer = Peer(self._pool.export, tickets.prepared)
+        self._tickets = Tickets(links, host, config.incarnation)
+        self._orders = OrderRunner(host, self._pool, self._tickets, drain)
+        self._peer = Peer(self._pool.export, self._tickets.prepared)
         self._tokens: Counter[Version] = Counter()
         self._news = asyncio.Event()
         self._started_s = time.monotonic()
@@ -127,6 +130,7 @@ class Membership:
 
     async def stop(self) -> None:
         """Leave: the coordinator sees it at once."""
+        self._tickets.close()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -141,7 +145,7 @@ class Membership:
                     await self._live(stub, address)
                 except Exception:  # noqa: BLE001  # a bug here must not end what is served
                     _LOG.exception("the line to the coordinator failed")
-                if time.monotonic() - began_s > _MAX_WAIT_S:  # it was up
+                if time.monotonic() - began_s > _UP_S:
                     wait_s, self._said = _MIN_WAIT_S, ""
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
                 wait_s = min(2 * wait_s, _MAX_WAIT_S)

@@ -104,13 +104,13 @@ class NameCalls:
     def _keep(self, call: int, new: Registration, now_s: float) -> None:
         """Register, and answer the call that wanted it; what is registered already changes nothing."""
         if new != self.registrations.get(new.name):
-            is_known = new.adapter.version in self.registrations.adapters()
+            old, is_known = self.registrations.get(new.name), new.adapter.version in self.registrations.adapters()
             nameless = self.registrations.put(new)
             self.orders.send(Save(registration=new))
             self.orders.send(Publish())
+            if not is_known:
+                self.rounds.add(new.adapter.version, replaced=None if old is None else old.adapter.version)
             if nameless is not None:
                 self.rounds.leave(nameless, now_s)
-            if not is_known:
-                self.rounds.add(new.adapter.version)
             self.pins.settle(self.rounds.shares)
         self.orders.send(Answer(call=call, registration=new))

@@ -54,7 +54,9 @@ class Registrations:
         return tuple(dict.fromkeys(self._registrations[name].adapter.version for name in sorted(self._pinned)))
 
     def proposal(self, new: Registration, *, replace: bool) -> Registration:
-        """The registration as `put` would keep it: a pin stays, and the same content keeps its first store.
+        """The registration as `put` would keep it: a pin stays, and so does the store of the same content.
+
+        With `replace` the same content is taken from its new store.
 
         Raises: AdapterExists if the name has other content and not `replace`; Overloaded at MAX_NAMES.
         """
@@ -64,9 +66,9 @@ class Registrations:
                 raise Overloaded(f"{MAX_NAMES} adapters are loaded; unload some first")
             return new
         is_pinned = old.is_pinned or new.is_pinned
-        if old.adapter.version == new.adapter.version:
+        if old.adapter.version == new.adapter.version and not replace:
             return dataclasses.replace(old, is_pinned=is_pinned)
-        if not replace:
+        if old.adapter.version != new.adapter.version and not replace:
             raise AdapterExists(
                 f"adapter {new.name!r} has other content ({old.adapter.version[:12]}); set replace to change it"
             )
@@ -78,7 +80,10 @@ class Registrations:
         self._registrations[new.name] = new
         (self._pinned.add if new.is_pinned else self._pinned.discard)(new.name)
         version = new.adapter.version
-        self._names_of.setdefault(version, {})[new.name] = None
+        names = self._names_of.get(version, {})
+        has_moved = new.name in names and old is not None and old.adapter.path != new.adapter.path
+        # A store that was named again is known to be there.
+        self._names_of[version] = {new.name: None} | names if has_moved else names | {new.name: None}
         self._refresh(version)
         if old is None:
             bisect.insort(self._sorted, new.name)

@@ -25,7 +25,7 @@ class Replica:
         self._compile = runner.compile
         self._followers: lockstep.Followers | None = None
         if place is not None and place.per_replica > 1:
-            self._followers = lockstep.Followers(place.per_replica - 1, on_lost=_end)
+            self._followers = lockstep.Followers(place.replica[1:], on_lost=_end)
             world.announce(_key(place), self._followers.start(host))
             self.runner = lockstep.Leader(runner, self._followers.send)
 

@@ -3,6 +3,7 @@
 Does not: read the environment itself, or know the configuration.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,10 +31,11 @@ class Seat:
 def find_seat(node_rank: int | None, environment: Environment) -> Seat:
     """The place that the flag gives, or the first source of the environment that knows one; alone if none does.
 
+    Flag and LORAJAX_NODE_RANK say only which node this is: names and number stay those of LeaderWorkerSet or Slurm.
     Raises: ValueError naming the variable that makes no sense.
     """
     if node_rank is not None:
-        return Seat(rank=node_rank, source="--node-rank")
+        return _seated(node_rank, "--node-rank", environment)
     seats = (seat for find in _SOURCES if (seat := find(environment)) is not None)
     return next(seats, Seat(rank=0, source="no scheduler", num_nodes=1))
 
@@ -67,7 +69,13 @@ def _number(environment: Environment, name: str) -> int | None:
 
 def _lorajax(environment: Environment) -> Seat | None:
     rank = _number(environment, "LORAJAX_NODE_RANK")
-    return None if rank is None else Seat(rank=rank, source="LORAJAX_NODE_RANK")
+    return None if rank is None else _seated(rank, "LORAJAX_NODE_RANK", environment)
+
+
+def _seated(rank: int, source: str, environment: Environment) -> Seat:
+    """The place `rank` among the nodes that a scheduler names, if one does."""
+    known = _leader_worker_set(environment) or _slurm(environment)
+    return dataclasses.replace(known or Seat(rank=0, source=source), rank=rank, source=source)
 
 
 def _leader_worker_set(environment: Environment) -> Seat | None:

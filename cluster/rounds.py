@@ -16,7 +16,7 @@ from cluster.operating_points import OperatingPoints
 from cluster.orders import Orders
 from cluster.placement_input import PlacementInput, Policy
 from cluster.registrations import Registrations
-from cluster.view import Adapter, HostName, HostState, HostView, Shares
+from cluster.view import Adapter, HostName, HostState, HostView, Share, Shares
 from lorajax.spec import Version
 
 _MAX_PEERS = 3
@@ -27,8 +27,9 @@ _MAX_PEERS = 3
 class RoundConfig:
     """How fast copies follow the shares."""
 
-    budget_bytes: int = 4 * 2**30
-    """Bytes of copies that one round may order to balance; what keeps adapters alive is not counted."""
+    budget_bytes: int = 2**30
+    """Bytes of copies that may be under way to balance, once a round has ordered; what keeps adapters alive is not
+    counted."""
     fetches_per_host: int = 2
     """Copies on their way to one host at once."""
     drop_after_s: float = 30.0
@@ -55,6 +56,8 @@ class Rounds:
     demand: Demand
     number: int = 0
     shares: Shares = field(default_factory=dict)
+    is_blind: bool = False
+    """Whether an earlier coordinator has placed what there is, by a demand that this one has not seen yet."""
     _heat: Mapping[Version, float] = field(default_factory=dict)
     _queues: dict[HostName, deque[moves.Copy]] = field(default_factory=dict)
     _used_s: dict[Version, float] = field(default_factory=dict)
@@ -86,11 +89,14 @@ class Rounds:
             points=self.points,
             hosts=serving,
             previous=self.shares,
-            budget_bytes=self.config.budget_bytes,
+            budget_bytes=self._budget_bytes(),
         )
         self.number += 1
         before = self.shares
-        self.shares = moves.repaired(self.policy(given), adapters, serving)
+        if self.demand.has_observed or not any(version in adapters for _, version in self.hosts.copies()):
+            self.is_blind = False
+        wanted = self._unheld() if self.is_blind else self.policy(given)
+        self.shares = moves.repaired(wanted, adapters, serving)
         self.orders.send(Publish())
         plan = self._plan(adapters)
         self._queues.clear()
@@ -103,11 +109,21 @@ class Rounds:
         self.shares = moves.repaired(self.shares, self.registrations.adapters(), self.hosts.serving())
         self.orders.send(Publish())
 
-    def add(self, version: Version) -> None:
-        """Give a version that is new its shares, and the copies that it must have."""
+    def add(self, version: Version, *, replaced: Version | None = None) -> None:
+        """Give a version that is new its shares, and the copies that it must have.
+
+        One that replaces another takes over the shares, and the demand unless another name stands for it; hosts that
+        hold the new one already come first, as spares where they had no share.
+        """
         self._nameless_s.pop(version, None)
         adapters = {version: self.registrations.adapters()[version]}
-        self.shares = {**self.shares, **moves.repaired({}, adapters, self.hosts.serving())}
+        parts: dict[HostName, float] = dict.fromkeys(self._serving_holders(version), 0.0)
+        if replaced is not None:
+            parts |= {one.host: one.share for one in self.shares.get(replaced, ())}
+            if replaced not in self.registrations.adapters():
+                self.demand.succeed(replaced, version)
+        wanted = {version: tuple(Share(host, part) for host, part in parts.items())}
+        self.shares = {**self.shares, **moves.repaired(wanted, adapters, self.hosts.serving())}
         self._queue(moves.copies(self._plan(adapters)))
 
     def leave(self, version: Version, now_s: float) -> None:
@@ -145,8 +161,23 @@ class Rounds:
             holders={one: self._serving_holders(one) for one in adapters},
             coming=coming,
             heat=self._heat,
-            budget_bytes=self.config.budget_bytes,
+            budget_bytes=self._budget_bytes(),
         )
+
+    def _unheld(self) -> Shares:
+        """The shares of what no serving host holds: all else goes by who holds it."""
+        return {version: shares for version, shares in self.shares.items() if not self._serving_holders(version)}
+
+    def _budget_bytes(self) -> int:
+        """What the budget leaves beside the copies that are still under way to balance."""
+        known = self.registrations.adapters()
+        under_way = sum(
+            known[version].num_bytes
+            for view in self.hosts.serving()
+            for version in self.orders.fetches(view.spec.name)
+            if version in known and len(self._serving_holders(version)) >= max(1, known[version].min_copies)
+        )
+        return max(0, self.config.budget_bytes - under_way)
 
     def _serving_holders(self, version: Version) -> list[HostName]:
         return [view.spec.name for view in self.hosts.holders(version) if view.state is HostState.SERVING]

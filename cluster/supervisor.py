@@ -16,7 +16,7 @@ from cluster.child_process import ChildProcess, LogFile
 from cluster.restarts import Pace, Record, describe_end
 
 EXIT_DRAINED, EXIT_FAILED, EXIT_HURRIED = 0, 1, 130
-_USAGE = 2
+_USAGE, _NOT_STARTED = 2, 127
 _PROGRESS = re.compile(r"\bPROGRESS .*")
 _ALARM = re.compile(r"\b(?:WARNING|ERROR|CRITICAL)\b|^F\d{4} ")
 _LAST_LINES = 5
@@ -49,7 +49,11 @@ class _Life:
     timer: asyncio.TimerHandle | None = None
     is_falling: bool = False
     """Whether we killed it because one that it needs has ended."""
+    was_killed: bool = False
+    """Whether we killed it, for whatever reason: its end is not its own."""
     num_starts: int = 0
+    has_lived: bool = False
+    """Whether it ever outlived the fast limit: it can start, then."""
     record: Record = field(default_factory=Record)
     before: Record = field(default_factory=Record)
     """The record without the last failure."""
@@ -57,7 +61,9 @@ class _Life:
 
 
 class Supervisor:
-    """Runs children until it is told to stop or one of them keeps failing.
+    """Runs children until it is told to stop or one of them never comes up.
+
+    A child that keeps failing once it has lived, or once the cluster was ready, may not take the others along.
 
     Invariant: no child outlives `run`. Owner: the event loop.
     """
@@ -86,6 +92,7 @@ class Supervisor:
         self._pace = pace or Pace()
         self._code = EXIT_DRAINED
         self._is_over = asyncio.Event()
+        self._is_told = self._was_ready = False
 
     async def run(self) -> int:
         """Start all, keep them running, end them; the exit code is 0 after an orderly end."""
@@ -100,13 +107,18 @@ class Supervisor:
 
     def stop(self) -> None:
         """Let all children finish and end; told so a second time, kill them."""
-        if self._is_over.is_set():
+        if self._is_told:
             self._say("stopping at once")
             self._code = self._code or EXIT_HURRIED
             self._kill(self._lives.values())
         else:
+            self._is_told = True
             self._say("draining; once more to stop at once")
             self._end()
+
+    def ready(self) -> None:
+        """The cluster can answer: from now on give up on no child."""
+        self._was_ready = True
 
     def _end(self) -> None:
         self._is_over.set()
@@ -125,20 +137,31 @@ class Supervisor:
     async def _live(self, life: _Life) -> None:
         """One life of a child, from start to end."""
         start_s = time.monotonic()
-        life.process = process = await ChildProcess.start(life.child.command, self._environment)
-        if self._is_over.is_set() or life.is_falling:
-            process.kill()
-        with LogFile(self._logs / f"{life.child.name}.log") as log:
-            hearing = asyncio.create_task(self._hear(life, process, log))
-            code = await process.wait()
-            await hearing
+        life.was_killed = False
+        code = await self._run_once(life)
         life.task = life.process = None
         if self._is_over.is_set():
-            if code not in (0, -signal.SIGTERM, -signal.SIGKILL):
+            if code not in (0, -signal.SIGTERM) and not life.was_killed:
                 self._say(f"{life.child.name} {describe_end(code)} while ending")
+                self._code = self._code or EXIT_FAILED
         else:
             self._ended(life, code, time.monotonic() - start_s)
             self._start_what_can()
+
+    async def _run_once(self, life: _Life) -> int:
+        """The exit code of a child that was started, or could not be, as where the system has no room for more."""
+        try:
+            life.process = process = await ChildProcess.start(life.child.command, self._environment)
+        except OSError as error:
+            self._say(f"{life.child.name} | cannot be started: {error.strerror}")
+            return _NOT_STARTED
+        if self._is_over.is_set() or life.is_falling:
+            self._kill([life])
+        with LogFile(self._log_of(life), self._say) as log:
+            hearing = asyncio.create_task(self._hear(life, process, log))
+            code = await process.wait()
+            await hearing
+        return code
 
     async def _hear(self, life: _Life, process: ChildProcess, log: LogFile) -> None:
         async for line in process.lines():
@@ -152,18 +175,32 @@ class Supervisor:
 
     def _ended(self, life: _Life, code: int, lived_s: float) -> None:
         """A child has ended although nobody asked it to."""
+        life.has_lived |= lived_s >= self._pace.fast_s
         if life.is_falling:
             life.is_falling = False
             return
         self._fell(life.child.name)
+        life.before = life.record
+        if code == 0:
+            self._say(f"{life.child.name} has drained; starting it anew")
+            self._schedule(life, self._pace.first_s)
+        else:
+            life.record = life.record.failed(lived_s, self._pace)
+            self._failed(life, code)
+
+    def _failed(self, life: _Life, code: int) -> None:
         words = f"{life.child.name} {describe_end(code)}"
-        life.before, life.record = life.record, life.record.failed(lived_s, self._pace)
-        delay_s = life.record.delay_s(self._pace)
-        if delay_s is None or (code == _USAGE and life.num_starts == 1):
+        is_hopeless = life.record.is_hopeless(self._pace)
+        may_yet_live = self._was_ready or life.has_lived
+        if (is_hopeless and not may_yet_live) or (code == _USAGE and life.num_starts == 1):
             self._give_up(life, words)
             return
+        delay_s = life.record.delay_s(self._pace)
+        if is_hopeless:
+            self._say_last_lines(life)
+            words = f"ERROR: {words} {self._times(life)}, the others go on; its log is {self._log_of(life)}"
         self._say(f"{words}; starting it again in {delay_s:g} s")
-        life.timer = asyncio.get_running_loop().call_later(delay_s, self._wake, life)
+        self._schedule(life, delay_s)
 
     def _fell(self, name: str) -> None:
         """Let fall whoever needs a child that has ended. Who noticed first and ended by itself is not to blame."""
@@ -181,12 +218,22 @@ class Supervisor:
         self._start_what_can()
 
     def _give_up(self, life: _Life, words: str) -> None:
-        for line in life.last_lines:
-            self._say(f"{life.child.name} | {line}")
-        times = f" {life.record.num_fast} times in a row, each soon after its start" if life.num_starts > 1 else ""
-        self._say(f"giving up: {words}{times}; its log is {self._logs / life.child.name}.log")
+        self._say_last_lines(life)
+        times = f" {self._times(life)}" if life.num_starts > 1 else ""
+        self._say(f"giving up: {words}{times}; its log is {self._log_of(life)}")
         self._code = EXIT_FAILED
         self._end()
+
+    def _say_last_lines(self, life: _Life) -> None:
+        for line in life.last_lines:
+            self._say(f"{life.child.name} | {line}")
+        life.last_lines.clear()
+
+    def _times(self, life: _Life) -> str:
+        return f"{life.record.num_fast} times in a row, each soon after its start"
+
+    def _log_of(self, life: _Life) -> Path:
+        return self._logs / f"{life.child.name}.log"
 
     async def _drain(self) -> None:
         """Ask the children to end, last stage first, each stage when the one after it is gone."""
@@ -209,7 +256,11 @@ class Supervisor:
     def _kill(self, lives: Iterable[_Life]) -> None:
         for life in lives:
             if life.process is not None:
+                life.was_killed = True
                 life.process.kill()
+
+    def _schedule(self, life: _Life, delay_s: float) -> None:
+        life.timer = asyncio.get_running_loop().call_later(delay_s, self._wake, life)
 
     def _unschedule(self, life: _Life) -> None:
         if life.timer is not None:

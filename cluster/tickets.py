@@ -21,6 +21,7 @@ HANDSHAKE_S = 10.0
 TRANSFER_S = 60.0
 """How long a collective may take. One that hangs cannot be cancelled: no other is begun while it does."""
 
+COLLECTIVE_THREAD = "collective"
 _MAX_REMEMBERED = 256
 """Tickets that are over: a receiver that asks late is told at once."""
 
@@ -117,7 +118,7 @@ class Tickets:
         self._ended: deque[int] = deque(maxlen=_MAX_REMEMBERED)
         self._met: dict[HostName, int] = {}
         self._broken: set[HostName] = set()
-        self._thread = ThreadPoolExecutor(1, "collective")
+        self._thread = ThreadPoolExecutor(1, COLLECTIVE_THREAD)
         self._is_stuck = False
 
     async def send(self, ticket: int, target: HostName, export: Callable[[], Awaitable[bytes]]) -> int:
@@ -125,7 +126,8 @@ class Tickets:
         with self._offered(ticket) as offer:
             async with self._turn:
                 link = self._link(target, self._links.to)
-                buffer = await export()
+                async with _deadline(self._handshake_s, f"the pages for ticket {ticket} could not be read"):
+                    buffer = await export()
                 offer.num_bytes.set_result(len(buffer))
                 async with _deadline(self._handshake_s, f"host {target} did not come for ticket {ticket}"):
                     await offer.taken
@@ -165,8 +167,9 @@ class Tickets:
 
     async def receive(self, ticket: int, source: HostName, prepare: Prepare) -> bytearray:
         """The other half: what `source` sends. Raises Unavailable, or what `prepare` raises."""
-        request = Request(ticket=ticket, target=self._host, incarnation=self._incarnation, met=self._met.get(source, 0))
         async with self._turn:
+            met = self._met.get(source, 0)
+            request = Request(ticket=ticket, target=self._host, incarnation=self._incarnation, met=met)
             try:
                 link = self._link(source, self._links.of)
             except Unavailable:
@@ -191,12 +194,25 @@ class Tickets:
         try:
             async with _deadline(self._transfer_s, f"the collective with host {host} hangs"):
                 return await asyncio.shield(running)
-        except BaseException as error:
+        except asyncio.CancelledError:
+            self._is_stuck = not running.done()
+            running.add_done_callback(lambda done: self._judge(host, done))
+            raise
+        except Exception as error:
             self._is_stuck = not running.done()
             self._broken.add(host)
-            if isinstance(error, LorajaxError | asyncio.CancelledError):
+            if isinstance(error, LorajaxError):
                 raise
             raise Unavailable(f"the collective with host {host} failed: {type(error).__name__}") from error
+
+    def _judge[T](self, host: HostName, done: asyncio.Future[T]) -> None:
+        """After everybody has stopped waiting: a pair that has worked is as good as before."""
+        if done.cancelled() or done.exception() is not None:
+            self._broken.add(host)
+
+    def close(self) -> None:
+        """Begin no collective any more; one that hangs is left behind."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
     def _offered(self, ticket: int) -> Iterator[_Offer]:

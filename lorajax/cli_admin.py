@@ -95,7 +95,8 @@ def status(*, target: str, as_json: bool) -> None:
 def drain(*, target: str, host: str) -> None:
     """Stop new requests, let the running ones finish.
 
-    HOST is the host's name in `lorajax status`; it may be left out where there is only one.
+    HOST is the host's name in `lorajax status`; it may be left out where there is only one. It ends then, and in a
+    cluster that `lorajax launch` looks after it starts anew.
     """
     num_running = call(target, lambda client: client.drain(host))
     click.echo(f"{host or target} is draining; requests still finishing: {num_running}")

@@ -3,9 +3,9 @@
 Does not: plan, supervise or serve (cluster/launch_plan.py, launcher.py and the modules of the roles).
 """
 
-import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cluster.config import HostConfig, ServeConfig, WorldConfig, host_name
 from cluster.launch_plan import Plan, make_plan
 from cluster.launcher import launch as run_launcher
 from cluster.process import run as run_process
-from cluster.resolution import find_seat
+from cluster.resolution import Seat, find_seat
 from lorajax.cli_types import ADDRESS, Flag, bad_usage, console, import_on_use
 from lorajax.preflight import examine_node
 
@@ -55,7 +55,8 @@ Examples:
   lorajax launch --config cluster.toml --dry-run        what would run where
   lorajax launch --config cluster.toml --emit lws | kubectl apply -f -
 Prints one line READY grpc=HOST:PORT … when the cluster can answer, on the gateway's node. SIGTERM or Ctrl-C drains,
-a second one stops at once. Exits 1 when a process keeps failing.
+a second one stops at once. Exits 1 when a process never
+comes up; once the cluster was READY it goes on trying.
 """
 )
 @config_option
@@ -84,7 +85,7 @@ def launch(
         if verdict.grade == "warning":
             _say(f"warning: {verdict.subject}: {verdict.words}")
     with bad_usage():
-        return run_launcher(plan, nodes, os.environ, _say, click.echo)
+        return run_launcher(plan, nodes, os.environ, _say, lambda line: _say(line, err=False))
 
 
 @click.command()
@@ -139,7 +140,7 @@ def meet(*, config: Path, address: str | None) -> int:
 def find_plan(config: Path, node_rank: int | None, *, is_local: bool) -> tuple[Plan, frozenset[int]]:
     """The plan, and the nodes of it that this machine is; bad usage where it cannot work."""
     with bad_usage():
-        seat = find_seat(0 if is_local else node_rank, os.environ)
+        seat = Seat(rank=0, source="--local") if is_local else find_seat(node_rank, os.environ)
         plan = make_plan(_read(config), seat, is_local=is_local)
     return plan, frozenset(range(len(plan.config.nodes)) if is_local else (seat.rank,))
 
@@ -237,6 +238,12 @@ def _row(plan: Plan, nodes: frozenset[int], node: int, name: str, address: str, 
     return f"node {node}", plan.config.nodes[node], name, where, what, "here" if node in nodes else ""
 
 
-def _say(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # who read it has gone; the cluster goes on
-        click.echo(line, err=True)
+def _say(line: str, *, err: bool = True) -> None:
+    """Print a line; where it cannot be printed the cluster goes on."""
+    try:
+        click.echo(line, err=err)
+    except BrokenPipeError:  # who read it has gone, and what is left in the buffer would make our own end a failure
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), (sys.stderr if err else sys.stdout).fileno())
+    except OSError:  # a full disk may have room again
+        pass

@@ -74,7 +74,6 @@ class Board:
     first_token_s: float
     """The median so far; 0 before there is any."""
     num_rounds: int
-    """Since the burst began."""
     num_moves: int
     """Copies that have appeared or gone."""
     bytes_moved: int
@@ -88,14 +87,13 @@ class Board:
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """What has been seen so far; times are seconds since the beginning."""
+    """What has been seen of a cluster so far; times are seconds since the traffic began."""
 
     traffic: Traffic
     _tokens: list[tuple[float, str]] = field(default_factory=list)
     _waits_s: list[float] = field(default_factory=list)
     _adapters: tuple[AdapterInfo, ...] = ()
     _placement: Placement | None = None
-    _first_round: int = 0
     _num_moves: int = 0
     _bytes_moved: int = 0
 
@@ -106,9 +104,7 @@ class Record:
             self._waits_s.append(wait_s)
 
     def place(self, placement: Placement) -> None:
-        """Take the newest placement; the first one is what the burst begins with."""
-        if self._placement is None:
-            self._first_round = placement.round
+        """Take the newest placement."""
         self._placement = placement
 
     def look(self, adapters: Sequence[AdapterInfo]) -> None:
@@ -121,7 +117,6 @@ class Record:
 
     def board(self, at_s: float) -> Board:
         """How things stand."""
-        placement = self._placement
         return Board(
             elapsed_s=at_s,
             span_s=self.traffic.span_s,
@@ -129,7 +124,7 @@ class Record:
             rows=tuple(self._row(info, at_s) for info in self._adapters),
             num_tokens=len(self._tokens),
             first_token_s=median(self._waits_s) if self._waits_s else 0.0,
-            num_rounds=placement.round - self._first_round if placement else 0,
+            num_rounds=self._placement.round if self._placement else 0,
             num_moves=self._num_moves,
             bytes_moved=self._bytes_moved,
         )
@@ -151,12 +146,12 @@ def _copies(adapters: Sequence[AdapterInfo]) -> dict[tuple[str, str], int]:
     return {(info.name, host): info.num_bytes for info in adapters for host, _ in info.level_of}
 
 
-async def burst(client: Client, traffic: Traffic, show: Callable[[Board], None]) -> Board:
-    """Keep the cluster busy for the traffic's span; `show` hears twice a second how things stand.
+async def burst(client: Client, record: Record, show: Callable[[Board], None]) -> Board:
+    """Keep the cluster busy with the record's traffic; `show` hears twice a second how things stand.
 
     Raises: ClientError where a request fails.
     """
-    record, start_s = Record(traffic=traffic), time.monotonic()
+    traffic, start_s = record.traffic, time.monotonic()
 
     def now_s() -> float:
         return time.monotonic() - start_s
@@ -176,22 +171,25 @@ async def burst(client: Client, traffic: Traffic, show: Callable[[Board], None])
         while (at_s := now_s()) < traffic.span_s:
             weights = traffic.weights(at_s)
             (name,) = chance.choices(list(weights), list(weights.values()))
-            await _ask(client, traffic, name, record, now_s)
+            await _ask(client, record, name, now_s)
 
-    async with asyncio.TaskGroup() as tasks:
-        watching = (tasks.create_task(look()), tasks.create_task(watch()))
-        streams = [tasks.create_task(stream(number)) for number in range(traffic.num_streams)]
-        await asyncio.wait(streams, return_when=asyncio.FIRST_EXCEPTION)
-        for task in watching:
-            task.cancel()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watching = (tasks.create_task(look()), tasks.create_task(watch()))
+            streams = [tasks.create_task(stream(number)) for number in range(traffic.num_streams)]
+            await asyncio.wait(streams)
+            for task in watching:
+                task.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
     record.look(await client.adapters())
     return record.board(now_s())
 
 
-async def _ask(client: Client, traffic: Traffic, name: str, record: Record, now_s: Callable[[], float]) -> None:
+async def _ask(client: Client, record: Record, name: str, now_s: Callable[[], float]) -> None:
     question = Question(
-        prompt=(Message(role="user", content=traffic.questions[name]),),
-        sampling=Sampling(max_tokens=traffic.max_tokens),
+        prompt=(Message(role="user", content=record.traffic.questions[name]),),
+        sampling=Sampling(max_tokens=record.traffic.max_tokens),
         adapters=(AdapterUse(name=name),),
     )
     sent_s, is_first = now_s(), True

@@ -13,7 +13,7 @@ from pathlib import Path
 from lorajax.errors import LorajaxError
 
 DRAIN_S = 10
-"""For the hosts, which are asked to end when nothing runs, or when its askers have gone."""
+"""Each process of the cluster ends sooner: whoever asked it has gone by then."""
 _STOP_S = DRAIN_S + 20.0
 _LOOK_EVERY_S = 0.1
 _READY = re.compile(r"^READY\b.*\bgrpc=(\S+)", re.MULTILINE)

@@ -1,8 +1,8 @@
-"""What `lorajax demo` shows. Owns: phases, answers side by side, the closing tables.
+"""What `lorajax demo` shows. Owns: phases, answers side by side, the burst's table, the closing tables.
 Does not: ask or start anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -15,10 +15,14 @@ from rich.text import Text
 
 from cluster.config import format_bytes
 from cluster.records import AdapterInfo, Piece, Question, Summary
-from lorajax.spec import num_rank_pages
+from lorajax.demo_burst import Board, Row
+from lorajax.spec import Level, num_rank_pages
 
 _LANE_COLUMNS = 38
 _COLORS = ("white", "cyan", "green", "yellow", "magenta", "blue")
+_BAR_COLUMNS = 12
+_PLAIN_EVERY_S = 3
+_WORD_OF = {Level.STORE: "store", Level.HOST: "memory", Level.DEVICE: "device"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,14 +52,17 @@ class View(Protocol):
     def __exit__(self, *error: object) -> None:
         """Stop showing."""
 
-    def phase(self, text: str) -> None:
-        """What is being done now."""
+    def phase(self, text: str, who: str = "") -> None:
+        """What is being done now, by one of several or by us."""
 
     def lanes(self, lanes: Sequence[Lane]) -> None:
         """Show these answers from now on, as they grow."""
 
     def finished(self, lane: Lane) -> None:
         """One answer is whole."""
+
+    def board(self, board: Board) -> None:
+        """Show the burst, which now stands like this."""
 
 
 class PlainView:
@@ -64,6 +71,7 @@ class PlainView:
     def __init__(self, console: Console) -> None:
         """Write to `console`."""
         self._console = console
+        self._last_s = -float(_PLAIN_EVERY_S)
 
     def __enter__(self) -> Self:
         """Nothing to prepare."""
@@ -72,9 +80,9 @@ class PlainView:
     def __exit__(self, *error: object) -> None:
         """Nothing to clean."""
 
-    def phase(self, text: str) -> None:
+    def phase(self, text: str, who: str = "") -> None:
         """One line."""
-        self._console.print(f"… {text}", markup=False)
+        self._console.print(f"… {who}: {text}" if who else f"… {text}", markup=False)
 
     def lanes(self, lanes: Sequence[Lane]) -> None:
         """One line; the answers follow as they finish."""
@@ -84,15 +92,23 @@ class PlainView:
         """Who was asked, what was asked, what was answered."""
         self._console.print(f"\n[{lane.title}] {lane.prompt}\n{lane.text.strip()}", markup=False)
 
+    def board(self, board: Board) -> None:
+        """A line every few seconds."""
+        if board.elapsed_s - self._last_s >= _PLAIN_EVERY_S:
+            self._last_s = board.elapsed_s
+            self._console.print(board_line(board), markup=False)
+
 
 class LiveView:
-    """For a terminal: a spinner with the phase, then the answers side by side as they grow."""
+    """For a terminal: a spinner with the phases, below it what moves: the answers as they grow, then the burst."""
 
     def __init__(self, console: Console) -> None:
         """Write to `console`."""
         self._console = console
         self._spinner = Spinner("dots", "starting")
+        self._phase_of: dict[str, str] = {}
         self._lanes: Sequence[Lane] = ()
+        self._board: Board | None = None
         self._live = Live(get_renderable=self._frame, console=console, transient=True, refresh_per_second=10)
 
     def __enter__(self) -> Self:
@@ -103,12 +119,12 @@ class LiveView:
     def __exit__(self, *error: object) -> None:
         """Replace the moving picture by a still one, which no terminal height cuts."""
         self._live.stop()
-        if self._lanes:
-            self._console.print(side_by_side(self._lanes, self._console.width))
+        self._keep()
 
-    def phase(self, text: str) -> None:
-        """Beside the spinner."""
-        self._spinner.update(text=text)
+    def phase(self, text: str, who: str = "") -> None:
+        """Beside the spinner, where everybody's last word stands; ours ends those of the others."""
+        self._phase_of = self._phase_of | {who: text} if who else {"": text}
+        self._spinner.update(text=Text("\n".join(f"{who}: {what}" if who else what for who, what in self._said())))
 
     def lanes(self, lanes: Sequence[Lane]) -> None:
         """Panels from the next refresh on."""
@@ -117,8 +133,29 @@ class LiveView:
     def finished(self, lane: Lane) -> None:
         """Its panel says so by itself."""
 
+    def board(self, board: Board) -> None:
+        """A table from the next refresh on; the last one of each favourite stays."""
+        if self._board is None or self._board.favourite != board.favourite:
+            self._keep()
+        self._board = board
+
+    def _said(self) -> list[tuple[str, str]]:
+        return sorted(self._phase_of.items())
+
+    def _keep(self) -> None:
+        """Let what moves stand still, above what comes next."""
+        if picture := self._picture():
+            self._console.print(picture)
+        self._lanes, self._board = (), None
+
+    def _picture(self) -> RenderableType | None:
+        if self._board is not None:
+            return Group("", board_table(self._board))
+        return side_by_side(self._lanes, self._console.width) if self._lanes else None
+
     def _frame(self) -> RenderableType:
-        return Group(self._spinner, side_by_side(self._lanes, self._console.width)) if self._lanes else self._spinner
+        picture = self._picture()
+        return Group(self._spinner, picture) if picture else self._spinner
 
 
 def side_by_side(lanes: Sequence[Lane], width: int) -> RenderableType:
@@ -143,7 +180,7 @@ def adapter_table(adapters: Sequence[AdapterInfo], targets_of: dict[str, tuple[s
     """What each adapter costs and where it is."""
     table = _table("Adapters", ("adapter", "targets", "where"), ("rank", "pages", "size"))
     for info in adapters:
-        where = ", ".join(f"{level} of {host}" for host, level in info.level_of) or "store"
+        where = _where(dict(info.level_of))
         targets = " ".join(target.removesuffix("_proj") for target in targets_of.get(info.name, ()))
         size = (str(info.rank), str(num_rank_pages(info.rank)), format_bytes(info.num_bytes))
         table.add_row(info.name, targets, where, *size)
@@ -176,6 +213,56 @@ def page_sentence(adapters: Sequence[AdapterInfo]) -> str:
         f"{len(pages)} adapters take {sum(pages)} pages of 8 rank rows; padded to the largest rank "
         f"they would take {len(pages) * max(pages)}."
     )
+
+
+def board_table(board: Board) -> Table:
+    """The burst: what each adapter is asked for, where its traffic goes, where its copies are."""
+    hosts = _hosts(board)
+    table = _table(_headline(board), ("adapter", "demand"), ("rank", "tokens/s", *hosts))
+    table.add_column("copies in", overflow="fold")
+    most = max((row.tokens_per_s for row in board.rows), default=0.0) or 1.0
+    for row in board.rows:
+        bar = Text("█" * round(_BAR_COLUMNS * row.tokens_per_s / most), "cyan")
+        shares = (f"{100 * row.share_of[host]:.0f} %" if host in row.share_of else "-" for host in hosts)
+        table.add_row(row.name, bar, str(row.rank), f"{row.tokens_per_s:.0f}", *shares, _where(row.level_of))
+    table.columns[1].min_width = _BAR_COLUMNS
+    table.caption, table.caption_justify = _moved(board), "left"
+    return table
+
+
+def board_line(board: Board) -> str:
+    """The burst in one line."""
+    rows = "; ".join(_row_words(row) for row in board.rows if row.tokens_per_s >= 1)
+    return f"… {_headline(board)}: {rows or 'no answer yet'}; {_moved(board)}"
+
+
+def board_summary(board: Board) -> str:
+    """What came of the whole burst."""
+    return (
+        f"The burst: {board.num_tokens} tokens in {board.elapsed_s:.0f} s, {board.tokens_per_s:.0f} tokens/s; "
+        f"median first token {1000 * board.first_token_s:.0f} ms; {_moved(board)}."
+    )
+
+
+def _headline(board: Board) -> str:
+    return f"{min(board.elapsed_s, board.span_s):.0f} of {board.span_s:.0f} s, mostly {board.favourite}"
+
+
+def _moved(board: Board) -> str:
+    return f"{board.num_rounds} rounds, {board.num_moves} moves, {format_bytes(board.bytes_moved)} moved"
+
+
+def _row_words(row: Row) -> str:
+    shares = ", ".join(f"{100 * share:.0f} % {host}" for host, share in sorted(row.share_of.items()))
+    return f"{row.name} {row.tokens_per_s:.0f}/s ({shares})"
+
+
+def _hosts(board: Board) -> list[str]:
+    return sorted({host for row in board.rows for host in (*row.share_of, *row.level_of)})
+
+
+def _where(level_of: Mapping[str, Level]) -> str:
+    return ", ".join(f"{host} ({_WORD_OF[level]})" for host, level in sorted(level_of.items())) or "store"
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:

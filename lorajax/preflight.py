@@ -35,6 +35,7 @@ def examine_node(plan: Plan, nodes: frozenset[int], environment: Mapping[str, st
     """What the processes of these nodes of the plan would meet on this machine."""
     return [
         *(port(address, change) for address, change in _addresses(plan, nodes)),
+        *_files(plan, nodes),
         *_host_name(plan),
         *_cache_folder(environment),
         open_files(),
@@ -75,6 +76,23 @@ def _addresses(plan: Plan, nodes: frozenset[int]) -> Iterator[tuple[str, str]]:
     for host in plan.hosts:
         if host.node in nodes and parse_address(host.address)[1]:
             yield host.address, "cluster.nodes"
+
+
+def _files(plan: Plan, nodes: frozenset[int]) -> Iterator[Verdict]:
+    """What the configuration names but is not there: hosts read model and adapters, the head the operating points."""
+    config = plan.config
+    paths: list[tuple[str, Path]] = []
+    if any(host.node in nodes for host in plan.hosts):
+        paths += [("model.path", config.model)]
+        paths += [(f"adapters.preload.{name}", folder) for name, folder in config.preload]
+    if plan.head in nodes and config.operating_points is not None:
+        paths += [("placement.operating_points", config.operating_points)]
+    for key, path in paths:
+        try:
+            path.stat()
+        except OSError as error:
+            words = f"is {path}: {error.strerror}; name one that this node can read"
+            yield Verdict(grade="broken", subject=key, words=words)
 
 
 def _host_name(plan: Plan) -> Iterator[Verdict]:

@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.memory",
         "cluster.names",
         "cluster.operating_points",
+        "cluster.pace",
         "cluster.resolution",
         "cluster.restarts",
         "cluster.serving_pb2",
@@ -77,6 +78,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.view_wire",
         "lorajax.batch",
         "lorajax.chat",
+        "lorajax.demo_cluster",
         "lorajax.draw",
         "lorajax.limits",
         "lorajax.residency",
@@ -102,7 +104,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.toml_values",
         "cluster.world",
         "lorajax.cli_types",
-        "lorajax.demo_view",
+        "lorajax.demo_burst",
         "lorajax.scheduler",
         "pallas_kernels.mosaic_expand",
         "pallas_kernels.mosaic_shrink",
@@ -112,6 +114,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.closed_loop",
         "cluster.cluster_config",
         "cluster.collective",
+        "cluster.drains",
         "cluster.loads",
         "cluster.openai_query",
         "cluster.peer",
@@ -125,7 +128,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lorajax.cli_admin",
         "lorajax.cli_ask",
         "lorajax.cli_serve",
-        "lorajax.demo",
+        "lorajax.demo_view",
         "pallas_kernels.mosaic_lora",
     ),
     (
@@ -142,6 +145,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.worker_inference",
         "lorajax.cli_profile",
         "lorajax.convert",
+        "lorajax.demo",
         "pallas_kernels.ops",
     ),
     (
@@ -199,6 +203,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 ON_USE = {
     ("cluster.launch", "cluster.http_front"),
+    ("cluster.placement", "whatever its caller names"),
     ("lorajax.cli_ask", "readline"),
     ("lorajax.cli_cluster", "cluster.coordinator_server"),
     ("lorajax.cli_cluster", "cluster.gateway"),

@@ -99,6 +99,10 @@ class Server(serving_pb2_grpc.InferenceServicer, serving_pb2_grpc.AdaptersServic
     def Status(self, request, context):
         return serving_pb2.StatusReply(hosts=[HOST])
 
+    def WatchPlacement(self, request, context):
+        share = serving_pb2.Share(adapter="pirate", version="ab" * 32, host="here", share=1.0)
+        yield serving_pb2.PlacementReply(round=3, shares=[share])
+
     def Drain(self, request, context):
         self.requests.append(request)
         return serving_pb2.DrainReply(host=request.host or "here", num_running=1)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,7 @@ async def test_what_a_child_leaves_behind_is_killed(tmp_path):
 
 
 def test_log_keeps_the_newest_lines_in_two_bounded_files(tmp_path):
-    with LogFile(tmp_path / "log", max_bytes=100) as log:
+    with LogFile(tmp_path / "log", print, max_bytes=100) as log:
         for number in range(100):
             log.write(f"line {number}")
     kept = (tmp_path / "log.1").read_text() + (tmp_path / "log").read_text()
@@ -73,6 +74,21 @@ def test_log_keeps_the_newest_lines_in_two_bounded_files(tmp_path):
 
 def test_log_goes_on_where_an_earlier_one_stopped(tmp_path):
     for text in ("first", "second"):
-        with LogFile(tmp_path / "log") as log:
+        with LogFile(tmp_path / "log", print) as log:
             log.write(text)
     assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
+def test_lines_that_cannot_be_kept_are_told_once_and_nothing_fails(tmp_path):
+    said = []
+    with LogFile(Path("/dev/full"), said.append) as log:
+        for text in ("first", "second"):
+            log.write(text)
+    assert said == ["/dev/full: No space left on device; lines of this log are lost"]
+
+
+def test_log_that_cannot_be_opened_is_told_and_nothing_fails(tmp_path):
+    said = []
+    with LogFile(tmp_path / "gone" / "log", said.append) as log:
+        log.write("first")
+    assert len(said) == 1

@@ -136,6 +136,10 @@ def test_kernels_are_those_that_serve_offers():
     assert tuple(option.type.choices) == KERNELS
 
 
+def test_a_policy_may_be_anyones_function(parse):
+    assert parse(cluster('[placement]\npolicy = "a.module:place"')).policy == "a.module:place"
+
+
 def test_policies_are_those_that_placement_has():
     placement = pytest.importorskip("cluster.placement")
     assert tuple(placement.POLICIES) == POLICIES
@@ -162,6 +166,7 @@ def test_fingerprint_tells_the_dtype_apart(parse):
         (cluster('nodes = "here"'), "cluster.nodes is 'here'; it must be a list"),
         (cluster('nodes = ["h:x"]'), "cluster.nodes is ['h:x']; 'h:x' is not an address"),
         (cluster("drain_s = inf"), "cluster.drain_s is inf; it must be a positive number of seconds"),
+        (cluster("drain_s = 3601"), "cluster.drain_s is 3601; it must lie in 0 … 3600 seconds"),
         (cluster('insecure = "no"'), "cluster.insecure is 'no'; it must be true or false"),
         (cluster('coordinator = "10.0.0.1:1"'), "cluster.coordinator: 10.0.0.1 can be reached from other machines"),
         (cluster('nodes = ["gpu1"]'), "set cluster.insecure = true"),

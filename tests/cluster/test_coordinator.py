@@ -8,6 +8,8 @@ from cluster import events
 from cluster.coordinator import Coordinator, CoordinatorConfig
 from cluster.operating_points import DEFAULT
 from cluster.placement import POLICIES
+from cluster.view import Share
+from lorajax.spec import AdapterSpec
 from tests.cluster.fake_hosts import FakeHost, Folder, host_spec
 from tests.cluster.trace_rig import CONFIG, played
 
@@ -59,6 +61,26 @@ def test_lost_hosts_are_forgotten_in_the_end():
     coordinator.step(host.left(2.0))
     coordinator.step(events.Tick(now_s=2000.0))
     assert not coordinator.table().hosts
+
+
+def moving(hosts):
+    """A coordinator that was told to copy as much as its budget allows, from host a to b."""
+    coordinator = running(lambda given: {v: (Share("a", 0.5), Share("b", 0.5)) for v in given.adapters}, hosts)
+    for number in range(4):
+        (order,) = coordinator.step(events.LoadAsked(call=number, name=f"n{number}", path="/"))
+        for host in hosts:
+            host.memory.add(f"v{number}") if host.name == order.host else None
+            coordinator.step(host.beat(2.0))
+        spec = AdapterSpec(version=f"v{number}", rank=8, targets=("q_proj",), num_bytes=100)
+        coordinator.step(events.FolderRead(number=order.number, spec=spec))
+    return coordinator
+
+
+def test_copies_under_way_count_against_the_budget_of_the_next_round():
+    coordinator = moving([FakeHost(host_spec("a")), FakeHost(host_spec("b"))])
+    rounds = [coordinator.step(events.RebalanceAsked(call=9 + number)) for number in range(3)]
+    fetches = [one for commands in rounds for one in commands if isinstance(one, events.FetchAdapter)]
+    assert sum(one.adapter.num_bytes for one in fetches) <= CONFIG.rounds.budget_bytes
 
 
 def test_outcome_that_nobody_waits_for_changes_nothing():

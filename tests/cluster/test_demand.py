@@ -88,6 +88,31 @@ def test_prior_fades_where_nothing_comes():
     assert demand.forecast(adapters(a=8), now_s=600.0)[A].mean < 0.1
 
 
+def test_many_new_adapters_together_want_no_more_than_the_old_ones():
+    _, demand = fed(lambda _: 40.0, seconds=600, known=adapters(a=8))
+    cold = {
+        Version(f"{number:064x}"): Adapter(version=Version(f"{number:064x}"), rank=8, num_bytes=1, path="store")
+        for number in range(10_000)
+    }
+    forecast = demand.forecast(adapters(a=8) | cold, now_s=600.0)
+    assert sum(forecast[version].mean for version in cold) == pytest.approx(forecast[A].mean)
+
+
+def test_successor_is_forecast_as_what_it_replaces():
+    before, demand = fed(lambda _: 40.0, seconds=600, known=adapters(a=8))
+    demand.succeed(A, B)
+    assert demand.forecast(adapters(b=8), now_s=600.0)[B] == before[A]
+
+
+def test_nothing_is_observed_before_a_window_with_tokens_has_closed():
+    demand = Demand(CONFIG)
+    demand.observe({}, now_s=0.0)
+    demand.observe({A: 1}, now_s=6.0)
+    before = demand.has_observed
+    demand.observe({}, now_s=12.0)
+    assert (before, demand.has_observed) == (False, True)
+
+
 def test_adapter_that_is_gone_is_forgotten():
     _, demand = fed(lambda _: 40.0, seconds=600, known=adapters(a=8))
     demand.forecast(adapters(b=8), now_s=600.0)

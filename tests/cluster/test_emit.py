@@ -41,6 +41,10 @@ def test_service_leads_to_the_leaders_gateway(manifests):
     assert manifests["Service"]["spec"]["ports"][0]["targetPort"] == probed == 50053
 
 
+def test_manifest_says_what_the_state_needs_to_survive():
+    assert "Only a claim in place of emptyDir survives the pod." in (DEPLOY / FILES["lws"]).read_text()
+
+
 def test_pods_may_drain_before_they_are_killed(manifests):
     template = manifests["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]
     assert template["terminationGracePeriodSeconds"] > 2 * read(DEPLOY / "cluster.toml", DEPLOY).drain_s

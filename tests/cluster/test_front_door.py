@@ -19,6 +19,7 @@ from lorajax.errors import Unavailable
 from lorajax.spec import Level, Version
 from tests.cluster.rig import on_loop
 
+PUSHBACK = (("grpc-retry-pushback-ms", "100"),)
 PIRATE = Version("a1" * 32)
 
 
@@ -47,11 +48,9 @@ class ScriptedHost:
             elif line == "end":
                 await context.abort(grpc.StatusCode.CANCELLED)
             elif line == "drain":
-                await context.abort(
-                    grpc.StatusCode.UNAVAILABLE, "draining", trailing_metadata=(("grpc-retry-pushback-ms", "100"),)
-                )
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "draining", PUSHBACK)
             elif line == "full":
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full")
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full", PUSHBACK)
             elif line == "bad":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"adapter {PIRATE} does not fit")
         yield pb.GenerateReply(final=pb.Final(finish_reason="length", host=self.name, request_id=request.request_id))
@@ -305,3 +304,16 @@ async def test_a_front_door_that_drains_lets_nobody_in_and_waits_for_the_rest():
         assert code == "UNAVAILABLE"
         call.cancel()
         await asyncio.wait_for(rig.door.wait_empty(), 5)
+
+
+@on_loop
+async def test_a_host_whose_line_to_the_coordinator_broke_for_a_moment_loses_nothing():
+    async with serving(ScriptedHost("a", 1, "hang")) as rig:
+        call = rig.ask()
+        await call.read()
+        rig.door.update(rig.table(a=HostState.LOST))
+        rig.door.update(rig.table())
+        reading = asyncio.ensure_future(call.read())
+        done, _ = await asyncio.wait([reading], timeout=2.5)  # longer than a lost host is given
+        assert not done
+        call.cancel()

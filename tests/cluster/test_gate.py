@@ -96,3 +96,16 @@ async def test_more_are_let_in_when_the_limit_grows():
     assert log == ["0", "1", "2"]
     leave.set()
     await asyncio.gather(*tasks)
+
+
+@on_loop
+async def test_one_that_leaves_at_the_moment_it_would_be_let_in_harms_nobody():
+    gate, log, leave = Gate(lambda: 1, 10), [], asyncio.Event()
+    async with gate.entered("t", "a", 2000):
+        second = asyncio.create_task(_pass(gate, log, "b", "t", leave))
+        third = asyncio.create_task(_pass(gate, log, "c", "t", leave))
+        await _settle()
+        second.cancel()  # and has not heard of it when the first goes
+    leave.set()
+    await third
+    assert (log, gate.num_waiting) == (["c"], 0)

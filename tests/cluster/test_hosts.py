@@ -71,6 +71,18 @@ def test_host_told_to_drain_does_not_serve_again_in_this_life(hosts, host):
     assert hosts.view("a").state is HostState.DRAINING
 
 
+def test_new_connection_of_the_same_life_still_drains(hosts, host):
+    hosts.drain("a")
+    hosts.join(host.joined(1.0))
+    assert hosts.view("a").state is HostState.DRAINING
+
+
+def test_new_life_serves_although_the_last_one_was_to_drain(hosts):
+    hosts.drain("a")
+    hosts.join(FakeHost(host_spec("a", 2)).joined(1.0))
+    assert hosts.is_serving("a")
+
+
 def test_host_that_could_not_be_told_to_drain_is_believed(hosts, host):
     hosts.drain("a")
     hosts.undrain("a")

@@ -34,13 +34,18 @@ def test_single_machine_leaves_ports_to_the_launcher():
 
 def test_several_machines_take_the_ports_after_the_coordinators():
     found = planned(at(0), nodes=THREE, coordinator="10.0.0.2:6000", replicas=3).config
-    assert (found.rendezvous, found.gateway) == ("10.0.0.1:6001", "10.0.0.1:6002")
+    assert (found.rendezvous, found.gateway) == ("10.0.0.2:6001", "10.0.0.2:6002")
 
 
 def test_addresses_of_the_file_are_kept():
     given = {"coordinator": "10.0.0.1:1", "rendezvous": "10.0.0.1:2", "gateway": "10.0.0.1:3"}
     found = planned(at(0), nodes=THREE, replicas=3, **given).config
     assert (found.coordinator, found.rendezvous, found.gateway) == tuple(given.values())
+
+
+def test_gateway_alone_may_listen_everywhere():
+    found = planned(at(0), nodes=THREE, coordinator="10.0.0.1:1", replicas=3, gateway="0.0.0.0:9")
+    assert found.config.gateway == "0.0.0.0:9"
 
 
 def test_streams_need_no_rendezvous():
@@ -102,6 +107,13 @@ def test_scheduler_names_the_nodes_of_a_file_without_any():
         (at(0), {"nodes": THREE, "coordinator": "10.0.0.1:0"}, "cannot know a port that is chosen"),
         (at(0), {"nodes": THREE, "coordinator": "0.0.0.0:1"}, "cluster.coordinator is 0.0.0.0:1: other nodes cannot"),
         (at(0), {"nodes": THREE, "coordinator": "127.0.0.1:1"}, "other nodes cannot reach it"),
+        (
+            ALONE,
+            {"coordinator": "127.0.0.1:7", "gateway": "127.0.0.1:7"},
+            "cluster.coordinator and cluster.gateway both",
+        ),
+        (ALONE, {"coordinator": "127.0.0.1:7", "gateway": "0.0.0.0:7"}, "cluster.coordinator and cluster.gateway both"),
+        (ALONE, {"nodes": ("127.0.0.1:50050",), "replicas": 2}, "cluster.coordinator and cluster.nodes both take"),
         (ALONE, {"nodes": ("127.0.0.1:65535",), "replicas": 2}, "would get port 65536"),
     ],
 )

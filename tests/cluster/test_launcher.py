@@ -1,6 +1,7 @@
 """The commands of a node's processes, their ports, and that a node has one launcher."""
 
 import asyncio
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -102,17 +103,55 @@ def test_a_node_has_one_launcher(tmp_path):
         launcher.launch(plan(tmp_path), frozenset({0}), {}, print, print)
 
 
-@on_loop
-async def test_ready_is_said_once_the_gateway_serves():
+@contextlib.asynccontextmanager
+async def health_server():
+    """Its address, and what makes it serve."""
     server, servicer = grpc.aio.server(), health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    gateway = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    said = asyncio.get_running_loop().create_future()
-    of_gateway = dataclasses.replace(plan(), config=dataclasses.replace(plan().config, gateway=gateway))
-    announcing = asyncio.create_task(launcher._announce(of_gateway, ALL, said.set_result))
-    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-    assert (await said).startswith(f"READY grpc={gateway} coordinator=127.0.0.1:50051 model=m replicas=2 ")
-    await announcing
+    yield address, lambda: servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     await server.stop(None)
+
+
+def at(address, key):
+    return dataclasses.replace(plan(), config=dataclasses.replace(plan().config, **{key: address}))
+
+
+class Told:
+    """A supervisor that hears of READY."""
+
+    is_ready = False
+
+    def ready(self):
+        self.is_ready = True
+
+
+@on_loop
+async def test_ready_is_said_once_the_gateway_serves():
+    said = asyncio.get_running_loop().create_future()
+    async with health_server() as (gateway, serve):
+        announcing = asyncio.create_task(launcher._announce(at(gateway, "gateway"), ALL, Told(), said.set_result))
+        await serve()
+        assert (await said).startswith(f"READY grpc={gateway} coordinator=127.0.0.1:50051 model=m replicas=2 ")
+        await announcing
+
+
+@on_loop
+async def test_nodes_without_the_gateway_learn_from_the_coordinator_that_it_is_ready():
+    told = Told()
+    async with health_server() as (coordinator, serve):
+        await serve()
+        await launcher._announce(at(coordinator, "coordinator"), frozenset({1}), told, print)
+    assert told.is_ready
+
+
+@on_loop
+async def test_nobody_left_to_read_ready_is_no_failure():
+    def gone(_):
+        raise BrokenPipeError
+
+    async with health_server() as (gateway, serve):
+        await serve()
+        await launcher._announce(at(gateway, "gateway"), ALL, Told(), gone)

@@ -122,7 +122,7 @@ def test_a_follower_with_another_adapter_version_in_its_pages_ends():
 
 
 def test_orders_reach_followers_over_grpc_and_end_with_the_leader():
-    followers = Followers(2, on_lost=lambda: pytest.fail("nobody was lost"))
+    followers = Followers(range(2), on_lost=lambda: pytest.fail("nobody was lost"))
     address = followers.start("127.0.0.1")
     logs = [ArrayRunner(), ArrayRunner()]
     threads = [
@@ -141,7 +141,7 @@ def test_orders_reach_followers_over_grpc_and_end_with_the_leader():
 
 def test_a_leader_hears_of_a_follower_that_leaves():
     lost = threading.Event()
-    followers = Followers(1, on_lost=lost.set)
+    followers = Followers([1], on_lost=lost.set)
     address = followers.start("127.0.0.1")
     orders = orders_of(lambda: address, 1)
     thread = threading.Thread(target=lambda: next(orders))
@@ -154,7 +154,7 @@ def test_a_leader_hears_of_a_follower_that_leaves():
 
 
 def test_followers_that_do_not_come_are_an_error():
-    followers = Followers(1, on_lost=lambda: None)
+    followers = Followers([1], on_lost=lambda: None)
     followers.start("127.0.0.1")
     with pytest.raises(EngineFailure, match="0 of 1 followers came"):
         followers.wait(0.01)

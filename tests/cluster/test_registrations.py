@@ -28,7 +28,13 @@ def test_other_content_needs_replace(names):
 
 
 def test_same_content_keeps_its_first_store(names):
-    assert names.proposal(registration("pirate", path="/second"), replace=True) == registration("pirate")
+    assert names.proposal(registration("pirate", path="/second"), replace=False) == registration("pirate")
+
+
+def test_same_content_takes_its_new_store_with_replace(names):
+    names.put(registration("corsair", path="/third"))
+    names.put(names.proposal(registration("corsair", path="/second"), replace=True))
+    assert names.adapters()["v1"].path == "/second"
 
 
 def test_pin_outlives_a_replacement(names):

@@ -39,7 +39,13 @@ def test_each_scheduler_is_understood(environment, seat):
 
 
 def test_flag_goes_before_every_variable():
-    assert find_seat(0, LORAJAX | LWS | SLURM | OPEN_MPI | INDEXED) == Seat(rank=0, source="--node-rank")
+    assert find_seat(0, LORAJAX | OPEN_MPI | INDEXED) == Seat(rank=0, source="--node-rank")
+
+
+def test_flag_and_own_variable_keep_the_nodes_that_a_scheduler_names():
+    flag, variable = find_seat(0, SLURM), find_seat(None, LORAJAX | LWS)
+    assert (flag.rank, flag.source, flag.names, flag.num_nodes) == (0, "--node-rank", ("gpu1", "gpu2"), 2)
+    assert (variable.rank, variable.source, variable.num_nodes) == (1, "LORAJAX_NODE_RANK", 3)
 
 
 @pytest.mark.parametrize(

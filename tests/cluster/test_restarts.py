@@ -16,25 +16,36 @@ def delays(*lives_s):
 
 
 def test_each_wait_is_twice_the_one_before_up_to_the_most():
-    assert delays(*[60.0] * 7) == [1, 2, 4, 8, 16, 30, 30]
+    assert delays(1, *[60.0] * 6) == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_five_fast_failures_in_a_row_are_the_end():
-    assert delays(1, 1, 1, 1, 1) == [1, 2, 4, 8, None]
+def test_who_has_run_well_is_started_again_at_once():
+    assert delays(PACE.fast_s, PACE.fast_s) == [0, 2]
+
+
+def test_five_fast_failures_in_a_row_are_hopeless():
+    assert [Record(num_failures=9, num_fast=number).is_hopeless(PACE) for number in (4, 5)] == [False, True]
+
+
+def test_hopeless_one_waits_the_longest():
+    assert delays(1, 1, 1, 1, 1, 1) == [1, 2, 4, 8, 30, 30]
 
 
 def test_a_longer_life_breaks_the_row_of_fast_failures():
-    assert delays(1, 1, 1, 1, 60, 1)[-1] is not None
+    record = Record()
+    for lived_s in (1, 1, 1, 1, 60, 1):
+        record = record.failed(lived_s, PACE)
+    assert not record.is_hopeless(PACE)
 
 
 def test_a_steady_life_makes_as_good_as_new():
-    assert delays(1, 1, 1, PACE.steady_s, 1) == [1, 2, 4, 1, 2]
+    assert delays(1, 1, 1, PACE.steady_s, 1) == [1, 2, 4, 0, 2]
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (0, "ended by itself"),
+        (0, "has drained"),
         (1, "failed (exit code 1)"),
         (134, "a host never joined or a group member died"),
         (-6, "a host never joined or a group member died"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.restarts import Pace
+from cluster.supervisor import Child
 from tests.cluster.rig import on_loop
 from tests.cluster.supervised import DEAF, TIMEOUT_S, child, pid_of, supervised
 
@@ -26,7 +27,7 @@ async def ended(task):
 async def test_output_is_kept_and_only_progress_and_alarms_are_shown(tmp_path):
     script = "print('PROGRESS one', flush=True); print('two', flush=True); print('x WARNING three', flush=True)"
     async with supervised(tmp_path, child("talker", script)) as (_, ear, _):
-        await ear.hear("talker ended by itself")
+        await ear.hear("talker has drained; starting it anew")
     shown = [line for line in ear.said if line.startswith("talker |")]
     assert shown[:2] == ["talker | PROGRESS one", "talker | x WARNING three"]
     assert (tmp_path / "talker.log").read_text().startswith("PROGRESS one\ntwo\nx WARNING three\n")
@@ -51,6 +52,41 @@ async def test_child_that_keeps_failing_ends_everything_and_is_named(tmp_path):
     assert "bad | what went wrong" in ear.said
     with pytest.raises(ProcessLookupError):
         os.kill(good, 0)
+
+
+@on_loop
+async def test_child_that_keeps_failing_once_the_cluster_was_ready_takes_nobody_along(tmp_path):
+    async with supervised(tmp_path, child("good"), child("bad", FAIL, 7)) as (supervisor, ear, task):
+        supervisor.ready()
+        words = await ear.hear("ERROR: bad failed (exit code 7) 6 times in a row, each soon after its start")
+        assert ("starting it again in 0.05 s" in words, task.done()) == (True, False)
+
+
+@on_loop
+async def test_child_that_has_lived_before_is_not_given_up(tmp_path):
+    pace = Pace(first_s=0.01, most_s=0.05, fast_s=1.0)
+    flag = tmp_path / "flag"
+    script = "import pathlib, sys, time; p = pathlib.Path(sys.argv[1]); p.exists() or (p.touch(), time.sleep(1)); 1 / 0"
+    async with supervised(tmp_path, child("host", script, flag), pace=pace) as (_, ear, task):
+        await ear.hear("ERROR: host failed (exit code 1) 5 times in a row")
+        assert not task.done()
+
+
+@on_loop
+async def test_host_that_has_drained_has_not_failed(tmp_path):
+    async with supervised(tmp_path, child("host", "pass")) as (_, ear, task):
+        for _ in range(6):
+            await ear.hear("host has drained; starting it anew")
+        assert not task.done()
+
+
+@on_loop
+async def test_child_that_cannot_be_started_has_failed_and_the_launcher_goes_on(tmp_path):
+    impossible = Child(name="bad", command=(sys.executable, "x" * 2**22))  # longer than the kernel takes
+    async with supervised(tmp_path, impossible) as (_, ear, task):
+        await ear.hear("bad could not be started (exit code 127); starting it again")
+        assert await ended(task) == 1
+    assert "bad | cannot be started: Argument list too long" in ear.said
 
 
 @on_loop
@@ -83,6 +119,24 @@ async def test_second_stop_is_a_hard_one(tmp_path):
         await ear.hear("deaf | PROGRESS no")
         supervisor.stop()
         assert await ended(task) == 130
+
+
+@on_loop
+async def test_child_that_ends_badly_while_draining_is_a_failure(tmp_path):
+    script = "import signal, sys; signal.signal(15, lambda *_: sys.exit(3)); print('PROGRESS up', flush=True)"
+    async with supervised(tmp_path, child("host", f"{script}\nwhile True: signal.pause()")) as (supervisor, ear, task):
+        await ear.hear("up")
+        supervisor.stop()
+        assert await ended(task) == 1
+    assert "host failed (exit code 3) while ending" in ear.said
+
+
+@on_loop
+async def test_first_signal_after_giving_up_still_drains(tmp_path):
+    async with supervised(tmp_path, child("bad", FAIL, 2), child("deaf", DEAF)) as (supervisor, ear, _):
+        await ear.hear("giving up")
+        supervisor.stop()
+        assert ear.said[-1] == "draining; once more to stop at once"
 
 
 @on_loop

@@ -107,3 +107,23 @@ def test_launch_script_passes_its_flags_on(config):
     path = os.pathsep.join((str(Path(os.sys.executable).parent), os.environ["PATH"]))
     result = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("base in bfloat16: 1 replicas x 1 processes x 1 devices on 1 nodes")
+
+
+def test_launch_without_its_model_starts_nothing_and_names_the_key(config, tmp_path):
+    result = run("launch", "--config", config('coordinator = "127.0.0.1:0"'))
+    assert (result.exit_code, "model.path is " in result.stderr) == (2, True)
+    assert not (tmp_path / "state").exists()
+
+
+def test_missing_operating_points_name_the_key(config):
+    result = run("gateway", "--config", config('[placement]\noperating_points = "no.json"'))
+    assert (result.exit_code, "placement.operating_points is " in result.stderr) == (2, True)
+
+
+def test_line_that_nobody_reads_is_no_failure():
+    script = "from lorajax.cli_cluster import _say; _say('READY', err=False)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run((os.sys.executable, "-c", script), stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,4 +1,4 @@
-"""The demo without a model: its lanes, its two views, and a child process that plays the server."""
+"""The demo without a model: its lanes, its two views, and a child process that plays the cluster."""
 
 import asyncio
 import io
@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from cluster.cluster_config import read
 from cluster.records import AdapterInfo, Piece, Question, Summary
 from lorajax.bundled import ExampleAdapter, example_adapters
-from lorajax.demo import plan_lanes
+from lorajax.demo import plan_lanes, plan_traffic
+from lorajax.demo_cluster import cluster_toml, command
 from lorajax.demo_server import ServerDied, serving
 from lorajax.demo_view import (
     Lane,
@@ -70,6 +72,45 @@ def test_each_adapter_is_asked_its_own_question():
     assert [made.prompt for made in plan_lanes((PIRATE, SHOUT), max_tokens=8)] == ["Where?", "Where?", "Why?", "Where?"]
 
 
+def test_the_burst_asks_every_adapter_its_own_question():
+    assert plan_traffic((PIRATE, SHOUT)).questions == {"pirate": "Where?", "shout": "Why?"}
+
+
+def test_the_burst_favours_pirate_then_haiku():
+    assert plan_traffic((HAIKU, PIRATE, SHOUT)).favourites == ("pirate", "haiku")
+
+
+def test_the_burst_favours_whoever_there_is():
+    assert plan_traffic((SHOUT,)).favourites == ("shout",)
+
+
+def written(tmp_path, model="m.gguf", examples=(PIRATE, SHOUT), port=0):
+    file = tmp_path / "cluster.toml"
+    file.write_text(cluster_toml(model, examples, port), encoding="utf-8")
+    return read(file, tmp_path)
+
+
+def test_the_cluster_is_two_hosts_in_one_world(tmp_path):
+    config = written(tmp_path)
+    assert (config.replicas, config.transfer, config.state_dir) == (2, "collective", tmp_path / "state")
+
+
+def test_the_cluster_has_every_example_before_ready(tmp_path):
+    assert written(tmp_path).preload == (("pirate", tmp_path / "p"), ("shout", tmp_path / "p"))
+
+
+def test_the_port_is_the_gateways(tmp_path):
+    assert written(tmp_path, port=7000).gateway == "127.0.0.1:7000"
+
+
+def test_a_path_with_quotes_and_umlauts_is_read_back_as_it_was(tmp_path):
+    assert written(tmp_path, model='/ä "b" \\c/m.gguf').model.as_posix() == '/ä "b" \\c/m.gguf'
+
+
+def test_the_cluster_is_started_by_launch(tmp_path):
+    assert command(tmp_path / "x")[1:] == ("-m", "lorajax", "launch", "--config", str(tmp_path / "x"), "--local")
+
+
 def test_a_checkout_without_adapters_has_no_examples(tmp_path):
     assert example_adapters(tmp_path) == ()
 
@@ -86,10 +127,10 @@ def test_targets_are_in_our_order(tmp_path):
 def test_plain_view_is_a_line_per_phase_and_an_answer_per_lane():
     out = Console(file=io.StringIO(), width=100, highlight=False)
     with PlainView(out) as view:
-        view.phase("compiling step 3/12")
+        view.phase("compiling step 3/12", "host-0")
         view.lanes([lane()])
         view.finished(lane())
-    expected = "… compiling step 3/12\n… asking 1 questions at once: pirate\n\n[pirate] Where?\nArr, mate\n"
+    expected = "… host-0: compiling step 3/12\n… asking 1 questions at once: pirate\n\n[pirate] Where?\nArr, mate\n"
     assert out.file.getvalue() == expected
 
 
@@ -109,6 +150,15 @@ def test_live_view_leaves_whole_answers_behind():
     assert all(f"lane {number}" in last_picture for number in range(9))
 
 
+def test_live_view_shows_the_last_word_of_each_process():
+    out = Console(file=io.StringIO(), width=100, height=8, force_terminal=True)
+    with LiveView(out) as view:
+        for who, what in (("host-0", "loading"), ("host-1", "waiting"), ("host-0", "compiling")):
+            view.phase(what, who)
+    last_picture = out.file.getvalue()[-400:]
+    assert ("host-0: compiling" in last_picture, "host-1: waiting" in last_picture) == (True, True)
+
+
 def test_growing_answer_shows_a_cursor_and_a_whole_one_does_not():
     assert ("▌" in shown(side_by_side([lane(summary=None)], 100)), "▌" in shown(side_by_side([lane()], 100))) == (
         True,
@@ -124,7 +174,7 @@ def test_panels_stand_beside_each_other_as_far_as_they_fit(width, num_rows):
 
 def test_adapter_table_tells_rank_pages_size_targets_and_place():
     row = shown(adapter_table([INFO], {"pirate": ("q_proj", "v_proj")})).splitlines()[-1]
-    assert row.split() == ["pirate", "q", "v", "device", "of", "here", "12", "2", "3", "MiB"]
+    assert row.split() == ["pirate", "q", "v", "here", "(device)", "12", "2", "3", "MiB"]
 
 
 def test_request_table_tells_tokens_speed_and_waits():
@@ -139,55 +189,59 @@ def test_page_sentence_counts_what_padding_would_take():
     )
 
 
-GOOD_SERVER = """
+GOOD_CLUSTER = """
 import signal, sys
-print("INFO PROGRESS loading weights", file=sys.stderr, flush=True)
+print("host-1 | PROGRESS loading weights", file=sys.stderr, flush=True)
+print("PROGRESS nearly there", file=sys.stderr, flush=True)
 print("READY grpc=127.0.0.1:7 model=tiny", flush=True)
 signal.sigwait([signal.SIGTERM])
 """
-BAD_SERVER = 'print("PROGRESS loading"); print("no memory left"); raise SystemExit(3)'
+BAD_CLUSTER = 'print("PROGRESS loading"); print("no memory left"); raise SystemExit(3)'
 
 
 def serve(tmp_path, code, action=lambda child: None):
-    """What a server of this code said on its way, after `action(child)` while it was up."""
+    """What a cluster of this code said on its way, after `action(child)` while it was up."""
     phases = []
+
+    def on_phase(what, who):
+        phases.append((who, what))
 
     async def go():
         blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n{code}"
-        async with serving((sys.executable, "-c", blocked), tmp_path / "log", phases.append) as child:
+        async with serving((sys.executable, "-c", blocked), tmp_path / "log", on_phase) as child:
             action(child)
         return child
 
     return asyncio.run(go()), phases
 
 
-def test_server_is_ready_where_it_says_and_gone_afterwards(tmp_path):
-    child, _ = serve(tmp_path, GOOD_SERVER)
+def test_cluster_is_ready_where_it_says_and_gone_afterwards(tmp_path):
+    child, _ = serve(tmp_path, GOOD_CLUSTER)
     assert (child.target, child.process.poll()) == ("127.0.0.1:7", 0)
 
 
 def test_progress_is_heard_before_ready(tmp_path):
-    _, phases = serve(tmp_path, GOOD_SERVER)
-    assert phases == ["loading weights"]
+    _, phases = serve(tmp_path, GOOD_CLUSTER)
+    assert phases == [("host-1", "loading weights"), ("", "nearly there")]
 
 
-def test_a_server_that_dies_is_told_with_its_last_words(tmp_path):
+def test_a_cluster_that_dies_is_told_with_its_last_words(tmp_path):
     with pytest.raises(ServerDied, match="ended with exit code 3 before it was ready") as caught:
-        serve(tmp_path, BAD_SERVER)
+        serve(tmp_path, BAD_CLUSTER)
     assert caught.value.last_words == ("no memory left",)
 
 
-def test_a_kept_server_outlives_the_demo(tmp_path):
+def test_a_kept_cluster_outlives_the_demo(tmp_path):
     def keep(child):
         child.keep = True
 
-    child, _ = serve(tmp_path, GOOD_SERVER, keep)
+    child, _ = serve(tmp_path, GOOD_CLUSTER, keep)
     assert child.process.poll() is None
     child.process.terminate()
     assert child.process.wait(10) == 0
 
 
-def test_an_interrupted_demo_leaves_no_server_behind(tmp_path):
+def test_an_interrupted_demo_leaves_no_cluster_behind(tmp_path):
     children = []
 
     def interrupt(child):
@@ -195,5 +249,5 @@ def test_an_interrupted_demo_leaves_no_server_behind(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        serve(tmp_path, GOOD_SERVER, interrupt)
+        serve(tmp_path, GOOD_CLUSTER, interrupt)
     assert children[0].process.poll() is not None

@@ -23,7 +23,8 @@ def taken():
 
 def found(environment=(), node=0, **fields):
     fields = {"coordinator": "127.0.0.1:0", "insecure": True} | fields
-    config = ClusterConfig(file=Path("/c"), model=Path("/m"), engine=ENGINE, state_dir=Path("/s"), **fields)
+    fields = {"model": Path(__file__)} | fields
+    config = ClusterConfig(file=Path("/c"), engine=ENGINE, state_dir=Path("/s"), **fields)
     plan = make_plan(config, SEAT, is_local=False)
     return examine_node(plan, frozenset({node}), {"HOME": "/nowhere"} | dict(environment))
 
@@ -48,6 +49,24 @@ def test_port_of_a_host_is_looked_at_too(taken):
 def test_ports_of_other_nodes_are_not_looked_at(taken):
     nodes = ("127.0.0.1", f"127.0.0.1:{taken}")
     assert ("port", "broken") not in grades(nodes=nodes, coordinator="127.0.0.1:60000", replicas=2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"model": Path("/no")}, "model.path"),
+        ({"preload": (("sql", Path("/no")),)}, "adapters.preload.sql"),
+        ({"operating_points": Path("/no")}, "placement.operating_points"),
+    ],
+)
+def test_file_that_is_missing_names_the_key(fields, key):
+    broken = [(verdict.subject, verdict.words) for verdict in found(**fields) if verdict.grade == "broken"]
+    assert broken == [(key, "is /no: No such file or directory; name one that this node can read")]
+
+
+def test_operating_points_are_looked_for_where_they_are_read():
+    two = {"nodes": ("127.0.0.1",) * 2, "coordinator": "127.0.0.1:60000", "replicas": 2}
+    assert "placement.operating_points" not in dict(grades(**two, node=1, operating_points=Path("/no")))
 
 
 def test_port_to_be_chosen_is_fine():
