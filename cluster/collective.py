@@ -4,9 +4,8 @@ Does not: decide who sends what when (cluster/tickets.py), or check contents (`f
 On GPUs the permute is NCCL's, over GPUDirect RDMA where the fabric has it; on CPUs it is Gloo's.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -15,17 +14,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cluster import world
 from cluster.view import HostName
 
-CHUNK_BYTES = 8 * 2**20
-"""Bytes that each device sends at once: what a transfer takes of device memory, at both ends."""
+CHUNK_BYTES = (8 * 2**20, 4 * 2**20, 2 * 2**20, 2**20)
+"""Bytes that each device sends at once; several sizes, so that the last of a transfer is mostly full."""
+_AHEAD = 2
+"""Chunks under way: one is copied while another moves. A transfer takes so many of device memory, at both ends."""
 _HOST, _DEVICE = "host", "device"
 _SPEC = PartitionSpec(_HOST, _DEVICE)
 
 
 class Pair:
-    """The devices of two hosts, and the program that moves a chunk from the first to the second.
+    """The devices of two hosts, and the programs that move chunks from the first to the second.
 
     Each device sends to the one with its number: shard to same shard. Both hosts must call, one `send`, one `receive`,
-    with the same number of bytes and in the same order as for every other pair they are in.
+    with the same number of bytes and in the same order as for every other pair they are in. Not thread-safe.
     """
 
     def __init__(self, source: Sequence[jax.Device], target: Sequence[jax.Device]) -> None:
@@ -33,44 +34,75 @@ class Pair:
         self._mesh = Mesh(np.array([source, target]), (_HOST, _DEVICE), axis_types=(AxisType.Auto,) * 2)
         self._sharding = NamedSharding(self._mesh, _SPEC)
         self._own = [device for device in (*source, *target) if device.process_index == jax.process_index()]
-        self._shape = (2, len(source) * CHUNK_BYTES)
+        self._moves: dict[int, jax.stages.Compiled] = {}
+        self._zeros: dict[int, jax.Array] = {}
 
     def send(self, buffer: bytes | memoryview) -> None:
         """Send a buffer, chunk by chunk; returns once the other side has it."""
-        content = np.frombuffer(buffer, np.uint8)
-        for start in range(0, len(content), self._shape[1]):
-            jax.block_until_ready(self._move(self._placed(content[start : start + self._shape[1]])))
+        content, moving = np.frombuffer(buffer, np.uint8), deque[jax.Array]()
+        for start, size in self._chunks(len(content)):
+            moving.append(self._move(size)(self._placed(content[start : start + len(self._own) * size], size)))
+            if len(moving) == _AHEAD:
+                jax.block_until_ready(moving.popleft())
+        jax.block_until_ready(list(moving))
 
     def receive(self, num_bytes: int) -> bytearray:
         """What the other side sends."""
-        buffer = bytearray(num_bytes)
+        buffer, moving = bytearray(num_bytes), deque[tuple[int, int, jax.Array]]()
         content = np.frombuffer(buffer, np.uint8)
-        for index in range(math.ceil(num_bytes / self._shape[1])):
-            chunk = self._move(self._placed(np.empty(0, np.uint8)))
-            start = index * self._shape[1]
-            for shard in sorted(chunk.addressable_shards, key=lambda shard: shard.index[1].start or 0):
-                piece = content[start : start + CHUNK_BYTES]
-                piece[:] = np.asarray(shard.data)[0, : len(piece)]
-                start += CHUNK_BYTES
+        for start, size in self._chunks(num_bytes):
+            moving.append((start, size, self._move(size)(self._nothing(size))))
+            if len(moving) == _AHEAD:
+                _copy(*moving.popleft(), content)
+        for chunk in moving:
+            _copy(*chunk, content)
         return buffer
 
-    def _placed(self, content: np.ndarray) -> jax.Array:
+    def _chunks(self, num_bytes: int) -> Iterator[tuple[int, int]]:
+        """Where each chunk starts, and the bytes of one device in it: the largest that fits, then smaller ones."""
+        start, ways = 0, len(self._own)
+        while start < num_bytes:
+            left = -(-(num_bytes - start) // ways)
+            size = next((size for size in CHUNK_BYTES if size <= left), CHUNK_BYTES[-1])
+            yield start, size
+            start += ways * size
+
+    def _placed(self, content: np.ndarray, size: int) -> jax.Array:
         """A chunk with this host's row, a piece on each of its devices; what there is none of is zeros."""
         pieces = []
         for index, device in enumerate(self._own):
-            piece = content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
-            if len(piece) < CHUNK_BYTES:
-                piece = np.pad(piece, (0, CHUNK_BYTES - len(piece)))
+            piece = content[index * size : (index + 1) * size]
+            if len(piece) < size:
+                piece = np.pad(piece, (0, size - len(piece)))
             pieces.append(jax.device_put(piece[None], device))
-        return jax.make_array_from_single_device_arrays(self._shape, self._sharding, pieces)
+        return jax.make_array_from_single_device_arrays(self._shape(size), self._sharding, pieces)
 
-    @cached_property
-    def _move(self) -> jax.stages.Compiled:
-        move = jax.shard_map(
-            lambda chunk: jax.lax.ppermute(chunk, _HOST, [(0, 1)]), mesh=self._mesh, in_specs=_SPEC, out_specs=_SPEC
-        )
-        shape = jax.ShapeDtypeStruct(self._shape, np.uint8, sharding=self._sharding)
-        return jax.jit(move).lower(shape).compile()
+    def _nothing(self, size: int) -> jax.Array:
+        """What a receiver puts in: it is not looked at."""
+        if size not in self._zeros:
+            self._zeros[size] = self._placed(np.empty(0, np.uint8), size)
+        return self._zeros[size]
+
+    def _shape(self, size: int) -> tuple[int, int]:
+        return 2, len(self._own) * size
+
+    def _move(self, size: int) -> jax.stages.Compiled:
+        """The program for one size; compiled on the first use, beside the engine's steps."""
+        if size not in self._moves:
+            move = jax.shard_map(
+                lambda chunk: jax.lax.ppermute(chunk, _HOST, [(0, 1)]), mesh=self._mesh, in_specs=_SPEC, out_specs=_SPEC
+            )
+            shape = jax.ShapeDtypeStruct(self._shape(size), np.uint8, sharding=self._sharding)
+            self._moves[size] = jax.jit(move).lower(shape).compile()
+        return self._moves[size]
+
+
+def _copy(start: int, size: int, chunk: jax.Array, content: np.ndarray) -> None:
+    """Put a chunk that has come where it belongs."""
+    for shard in sorted(chunk.addressable_shards, key=lambda shard: shard.index[1].start or 0):
+        piece = content[start : start + size]
+        piece[:] = np.asarray(shard.data)[0, : len(piece)]
+        start += size
 
 
 class WorldLinks:

@@ -193,18 +193,13 @@ class FrontDoor:
     def _judged(self, passage: _Passage, attempt: _Try, error: grpc.aio.AioRpcError | None) -> Exception:
         """Why the try ended, where another host may still answer; raises where it is final."""
         host = attempt.route.host
-        is_gone = error is None or _is_gone(error)
-        if is_gone:
+        if error is None or _is_gone(error):
             self._router.failed(host, time.monotonic())
-        if attempt.num_replies and is_gone:
-            raise wire.Relayed(
-                grpc.StatusCode.ABORTED, f"host {host} was lost after {attempt.num_replies} replies; ask again"
-            )
-        if error is None:
-            return Unavailable(f"host {host} was lost; ask again")
+            if attempt.num_replies:
+                words = f"host {host} was lost after {attempt.num_replies} replies; ask again"
+                raise wire.Relayed(grpc.StatusCode.ABORTED, words)
+            return Unavailable(f"host {host} was lost, or cannot be reached; ask again")
         relayed = wire.Relayed.of(error, {one.adapter.version: one.name for one in passage.adapters})
-        if is_gone:
-            return Unavailable(f"host {host} cannot be reached; ask again")
         if attempt.num_replies or not _is_elsewhere(error):
             raise relayed
         return relayed
