@@ -90,12 +90,14 @@ class Followers:
         if message.process not in self._expected or message.process in self._queues or self._complete.is_set():
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the replica is complete; it restarts as a whole")
         waiting = self._queues[message.process] = queue.Queue(_MAX_AHEAD)
-        context.add_callback(self._ended)
+        context.add_callback(lambda: self._ended(waiting))
         if len(self._queues) == len(self._expected):
             self._complete.set()
         yield from iter(waiting.get, None)
 
-    def _ended(self) -> None:
+    def _ended(self, waiting: queue.Queue[control_pb2.Order | None]) -> None:
+        with contextlib.suppress(queue.Full):  # then its thread is on its way out already
+            waiting.put_nowait(None)
         if not self._is_stopping:
             self._on_lost()
 

@@ -151,6 +151,7 @@ def test_a_leader_hears_of_a_follower_that_leaves():
     thread.join(20)
     orders.close()
     assert lost.wait(20)
+    followers.stop()
 
 
 def test_followers_that_do_not_come_are_an_error():
