@@ -27,7 +27,7 @@ async def measure_server(
     for name, folder in adapters.items():
         command += ["--adapter", f"{name}={folder}"]
     start_s = time.perf_counter()
-    async with serving(command, log, lambda _phase: None) as child:
+    async with serving(command, log, lambda _phase, _who: None) as child:
         ready_s = time.perf_counter() - start_s
         async with Client(child.target) as client:
             names = list(adapters)
