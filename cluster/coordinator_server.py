@@ -132,5 +132,7 @@ def _coordinator_config(config: ClusterConfig) -> CoordinatorConfig:
         interval_s=config.interval_s,
         min_copies=config.min_copies,
         rounds=RoundConfig(budget_bytes=config.budget_bytes, drop_after_s=max(30.0, config.interval_s)),
-        demand=DemandConfig(horizon_s=config.interval_s),
+        demand=DemandConfig(
+            window_s=min(5.0, config.interval_s), half_life_s=2 * config.interval_s, horizon_s=config.interval_s
+        ),
     )

@@ -43,7 +43,7 @@ class Line:
     def __init__(self) -> None:
         self.heard: asyncio.Queue[control_pb2.HostMessage] = asyncio.Queue()
         self.has_ended = asyncio.Event()
-        """Whether the host has left in good order."""
+        """Whether the connection is over."""
         self._orders: asyncio.Queue[control_pb2.HostCommand | None] = asyncio.Queue()
 
     def order(self, number: int, **kind) -> None:
@@ -99,7 +99,6 @@ class Coordinator(control_pb2_grpc.ControlServicer):
         async def hear():
             async for message in messages:
                 line.heard.put_nowait(message)
-            line.has_ended.set()
 
         hearing = asyncio.create_task(hear())
         try:
@@ -107,6 +106,7 @@ class Coordinator(control_pb2_grpc.ControlServicer):
                 yield order
         finally:
             hearing.cancel()
+            line.has_ended.set()
 
 
 @contextlib.asynccontextmanager
