@@ -12,7 +12,7 @@ _METHOD = "/lorajax.v1.Inference/Generate"
 _OPTIONS = (
     # A stopped process keeps its connections: only an unanswered ping tells.
     ("grpc.keepalive_time_ms", 1000),
-    ("grpc.http2.ping_timeout_ms", 2000),  # the keepalive timeout does not shorten it (grpc 1.85)
+    ("grpc.http2.ping_timeout_ms", 5000),  # a busy host answers late; one that beats no more is known sooner
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2000),  # the time that a connection may take

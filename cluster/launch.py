@@ -28,7 +28,7 @@ from cluster.collective import WorldLinks
 from cluster.config import HostConfig, ServeConfig, WorldConfig, is_loopback, parse_address, process_of
 from cluster.membership import MemberConfig, Membership
 from cluster.metrics import Metrics
-from cluster.seams import Alone, NoFront, Parts, Template, Tokenizer, WorkerConfig
+from cluster.seams import MAX_METADATA_BYTES, Alone, NoFront, Parts, Template, Tokenizer, WorkerConfig
 from cluster.tickets import COLLECTIVE_THREAD
 from cluster.worker import MakeFront, MakeMember, Worker
 from cluster.worker import serve as serve_worker
@@ -39,6 +39,7 @@ from lorajax.runner import COMPILER_THREAD, Runner
 from lorajax.spec import ModelSpec
 
 _log = logging.getLogger("lorajax")
+_HOST_METADATA_BYTES = 2**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,7 @@ async def _serve(config: ServeConfig, role: _Role, loaded: _Loaded, make_front: 
 
     on_ready = partial(_ready, config, loaded)
     try:
-        worker_config = _worker_config(config, role.host, loaded.spec)
+        worker_config = _worker_config(config, role, loaded.spec)
         await serve_worker(worker_config, parts, prepare, on_ready, make_front, role.make_member)
     finally:
         engine.stop()
@@ -188,9 +189,10 @@ async def _prepare(config: ServeConfig, members: replica.Replica, engine: Engine
     memory.give_back()
 
 
-def _worker_config(config: ServeConfig, host: str, spec: ModelSpec) -> WorkerConfig:
+def _worker_config(config: ServeConfig, role: _Role, spec: ModelSpec) -> WorkerConfig:
     return WorkerConfig(
-        host=host,
+        host=role.host,
+        max_metadata_bytes=_HOST_METADATA_BYTES if role.command == "host" else MAX_METADATA_BYTES,
         address=config.grpc,
         model_name=Path(config.model).name,
         model=spec,

@@ -16,6 +16,9 @@ from lorajax.spec import Event, ModelSpec, Request, Version
 type Export = Callable[[Version], Awaitable[HostAdapter]]
 """An adapter, for another host. Raises LorajaxError where this host cannot give it."""
 
+MAX_METADATA_BYTES = 8 * 2**10
+"""Of one call from a client."""
+
 
 class Engine(Protocol):
     """One replica's engine, as its host calls it; every call is thread-safe.
@@ -187,6 +190,8 @@ class WorkerConfig:
     """Folders that `Adapters.Load` may read below."""
     drain_s: float = 30.0
     """How long running requests may finish. Too small cuts answers; too large delays restarts."""
+    max_metadata_bytes: int = MAX_METADATA_BYTES
+    """Of one call; more is refused by gRPC. A cluster's host takes a hint for each adapter of a weighted set in it."""
     max_streams: int = 4096
     """Requests in flight, those that are still being tokenised included; one more is refused as overloaded."""
 

@@ -244,7 +244,7 @@ def _options(config: WorkerConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_metadata_size", 2**17),  # a hint for each adapter of a weighted set
-        ("grpc.absolute_max_metadata_size", 2**18),
+        ("grpc.max_metadata_size", config.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", 2 * config.max_metadata_bytes),
         ("grpc.http2.max_ping_strikes", 0),  # a front door pings each second while it waits for a first token
     )

@@ -10,11 +10,14 @@ pytestmark = pytest.mark.multihost
 
 _PROCESS = """
 import random, sys
-process, devices, rendezvous, size = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+process, devices, rendezvous, size, life = sys.argv[1:]
+process, devices, size = int(process), int(devices), int(size)
 from cluster import world
 from cluster.collective import WorldLinks
 from cluster.config import WorldConfig, host_name, process_of
 world.join(WorldConfig(rendezvous=rendezvous, process=process, num_processes=2, devices=devices, init_timeout_s=60))
+world.announce(f"here/{process}/{life}", "")  # as hosts shake hands: who joins late forgets former lives
+world.look_up(f"here/{1 - process}/{life}", 60)
 links, content = WorldLinks(process_of), random.Random(size).randbytes(size)
 for source in (0, 1):
     if process == source:
@@ -38,12 +41,12 @@ def rendezvous():
     process.wait()
 
 
-def _world(rendezvous, devices, size):
+def _world(rendezvous, devices, size, life=1):
     """The last words of both processes."""
     command = [sys.executable, "-c", _PROCESS]
     running = [
         subprocess.Popen(
-            [*command, str(process), str(devices), rendezvous, str(size)], stdout=subprocess.PIPE, text=True
+            [*command, str(process), str(devices), rendezvous, str(size), str(life)], stdout=subprocess.PIPE, text=True
         )
         for process in range(2)
     ]
@@ -57,4 +60,4 @@ def test_bytes_arrive_both_ways_whatever_the_number_of_devices(rendezvous, devic
 
 def test_two_processes_that_were_both_restarted_meet_again_in_the_same_world(rendezvous):
     assert _world(rendezvous, 1, 1000) == ["done"] * 2
-    assert _world(rendezvous, 1, 1000) == ["done"] * 2
+    assert _world(rendezvous, 1, 1000, life=2) == ["done"] * 2

@@ -11,7 +11,7 @@ from tests.cluster.rig import on_loop, refusal
 from tests.multihost.rig import HOSTS, LONG, MAX_SEQUENCES, PRELOADED, asking, until
 
 pytestmark = pytest.mark.multihost
-SEEN_S = 3.0
+SEEN_S = 10.0  # seconds on an idle machine are for `python -m benchmarks faults`
 _NAMES = tuple(PRELOADED)
 
 
