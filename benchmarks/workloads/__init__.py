@@ -1,0 +1,1 @@
+"""Requests to come: loaders of public traces, generators, named settings."""
