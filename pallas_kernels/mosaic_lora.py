@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.mosaic_expand import expand
-from pallas_kernels.mosaic_parts import Tuning, tuning
+from pallas_kernels.mosaic_parts import Tuning
 from pallas_kernels.mosaic_shrink import shrink
 from pallas_kernels.tiles import checked
+from pallas_kernels.tuned import tuning
 from pallas_kernels.work import NARROW, LoraWork
 
 type Page = tuple[jax.Array, jax.Array]
@@ -28,11 +29,15 @@ def grouped_lora(x: jax.Array, pages: Sequence[Page], work: LoraWork, tune: Tune
     zero for the tokens of the others.
     Raises: NotImplementedError for shapes and dtypes that the kernels do not take.
     """
+    cuts = list(accumulate(b.shape[2] for _, b in pages))[:-1]
+    return tuple(part.astype(jnp.float32) for part in jnp.split(updates(x, pages, work, tune), cuts, axis=1))
+
+
+def updates(x: jax.Array, pages: Sequence[Page], work: LoraWork, tune: Tune = tuning) -> jax.Array:
+    """The updates of all targets side by side as the kernels leave them: [token, out of every target] in x.dtype."""
     tiles = checked(x, pages, work)
-    widths = tuple(b.shape[2] for _, b in pages)
     rounded = jnp.pad(x, ((0, -x.shape[0] % NARROW), (0, 0)))
-    how = tune(x.shape[0], tiles.wide, x.shape[1], widths)
+    how = tune(x.shape[0], tiles.wide, x.shape[1], tuple(b.shape[2] for _, b in pages))
     offset, tiles = jnp.full(1, tiles.first_page, jnp.int32), replace(tiles, first_page=0)  # layers share one kernel
     h = shrink(rounded, tuple(a for a, _ in pages), tiles, offset, how)
-    update = expand(h, tuple(b for _, b in pages), tiles, offset, how)[: x.shape[0]]
-    return tuple(part.astype(jnp.float32) for part in jnp.split(update, list(accumulate(widths))[:-1], axis=1))
+    return expand(h, tuple(b for _, b in pages), tiles, offset, how)[: x.shape[0]]

@@ -33,13 +33,17 @@ def grouped_lora(x: jax.Array, pages: Sequence[Page], work: LoraWork, interpret:
 
     Raises: NotImplementedError for shapes and dtypes that the kernels do not take.
     """
+    cuts = list(accumulate(b.shape[2] for _, b in pages))[:-1]
+    return tuple(part.astype(jnp.float32) for part in jnp.split(updates(x, pages, work, interpret), cuts, axis=1))
+
+
+def updates(x: jax.Array, pages: Sequence[Page], work: LoraWork, interpret: bool = False) -> jax.Array:
+    """The updates of all targets side by side as the kernels leave them: [token, out of every target] in x.dtype."""
     tiles = checked(x, pages, work)
     rounded = jnp.pad(x, ((0, -x.shape[0] % NARROW), (0, 0)))
     offset = jnp.full(1, tiles.first_page, jnp.int32)
     h = _shrink(rounded, tuple(_rows(a) for a, _ in pages), tiles, offset, interpret)
-    both = _expand(h, tuple(_rows(b) for _, b in pages), tiles, offset, x.dtype, interpret)[: x.shape[0]]
-    cuts = list(accumulate(b.shape[2] for _, b in pages))[:-1]
-    return tuple(part.astype(jnp.float32) for part in jnp.split(both, cuts, axis=1))
+    return _expand(h, tuple(_rows(b) for _, b in pages), tiles, offset, x.dtype, interpret)[: x.shape[0]]
 
 
 def _rows(pool: jax.Array) -> jax.Array:
