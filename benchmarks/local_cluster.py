@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +41,18 @@ class LocalCluster:
 
     def processes(self) -> dict[str, psutil.Process]:
         """Every process that the launcher looks after, by name."""
-        named: dict[str, psutil.Process] = {}
-        for child in psutil.Process(self.launcher.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, ValueError):
-                command = child.cmdline()
-                role = command[command.index("lorajax") + 1]
-                named[f"host-{command[command.index('--process') + 1]}" if role == "host" else role] = child
-        return named
+        return children_of(self.launcher)
+
+
+def children_of(launcher: "subprocess.Popen[str]") -> dict[str, psutil.Process]:
+    """The processes that a launcher has started so far, by name."""
+    named: dict[str, psutil.Process] = {}
+    for child in psutil.Process(launcher.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, ValueError):
+            command = child.cmdline()
+            role = command[command.index("lorajax") + 1]
+            named[f"host-{command[command.index('--process') + 1]}" if role == "host" else role] = child
+    return named
 
 
 def write_config(file: Path, tables: Tables) -> Path:
@@ -60,13 +65,21 @@ def write_config(file: Path, tables: Tables) -> Path:
 
 
 @contextlib.contextmanager
-def launched(config: Path, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[LocalCluster]:
+def launched(
+    config: Path,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    started: Callable[["subprocess.Popen[str]"], None] = lambda _launcher: None,
+) -> Iterator[LocalCluster]:
     """A cluster that can answer; drained and gone afterwards. `environment` is added to ours.
+
+    `started` is called with the launcher once it runs, before anything is ready.
 
     Raises: ClusterDied where it does not become ready, does not end in good order, or leaves a process behind.
     """
     try:
         with launcher(config, log, environment=environment) as process:
+            started(process)
             yield LocalCluster(launcher=process, config=config, log=log, target=ready(process, log))
     finally:
         for process in (left := processes_of(config)):

@@ -15,15 +15,23 @@ type Facts = dict[str, object]
 
 def facts(peer_versions: Mapping[str, str]) -> Facts:
     """Device, processor, cores that this process may use, versions, command."""
-    own = {name: version(name) for name in ("lorajax", "jax", "jaxlib", "numpy")}
+    return without_device() | {"device": jax.devices()[0].device_kind, "versions": {**_versions(), **peer_versions}}
+
+
+def without_device() -> Facts:
+    """The same for who drives a server, whose device is not ours to start JAX on."""
     return {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-        "device": jax.devices()[0].device_kind,
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "machine_cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **own, **peer_versions},
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    names = ("lorajax", "jax", "jaxlib", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def cpu_model() -> str:

@@ -1,68 +1,84 @@
-"""The policies benchmark: the same rising load on the same three hosts under each placement policy.
+"""The policies benchmark: the same rising load on the same three hosts under each system.
 
-Owns: the cluster, the levels of load, what is read off them, and the JSON. The baselines are in policies.py, the
-requests in open_loop.py. JSON has null where the 95th percentile was infinite: so many requests failed.
+Owns: the levels of load, what is read off them, and the JSON. The systems are in baselines/systems.py, the requests'
+way is that of drive/. JSON has null where the 95th percentile was infinite: so many requests failed.
 """
 
 import asyncio
-import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import grpc
 import numpy as np
 
-from benchmarks import machine, open_loop
-from benchmarks.local_cluster import launched, write_config
-from cluster import serving_pb2, serving_pb2_grpc
-from tests import tiny
-from tests.multihost import rig
+from benchmarks import machine
+from benchmarks.baselines.systems import SYSTEMS
+from benchmarks.drive.bed import Bed, on_cores, running
+from benchmarks.drive.open_loop import Sending
+from benchmarks.drive.run import Drive, drive
+from benchmarks.outcomes.statistics import Slo, percentiles, summary
+from benchmarks.workloads import settings
+from benchmarks.workloads.arrivals import Ints
+from benchmarks.workloads.records import Workload
+from benchmarks.workloads.setting import Part
 
-POLICIES = {
-    "ours": "ours",
-    "loraserve": "loraserve",
-    "random": "benchmarks.policies:random",
-    "contiguous": "benchmarks.policies:contiguous",
-    "full replication": "benchmarks.policies:replicated",
-}
-RANKS = (8, 16, 32, 64, 128)
-HOSTS = 3
-_COPIES = 6
-"""Adapters of each rank."""
-_WARM_S, _LOOK_S = 4.0, 0.5
-_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_RANKS = (8, 16, 32, 64, 128)
+_ADAPTERS = 30
+_PROMPT_TOKENS, _NEW_TOKENS = (64, 384), (4, 16)
+"""From and to."""
+_WARM_S = 4.0
 _ENGINE = {
     "kv_bytes": "32MiB",
     "adapter_bytes": "10MiB",  # half of all adapters: what a host is not asked for does not stay on its device
     "max_sequences": 8,
     "max_batch_tokens": 256,
 }
-_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is raced."""
+
+    systems: Sequence[str]
+    """All others go at least as far as the first, and are shown at the load that it sustains."""
+    rates: Sequence[float]
+    """Of the levels, rising."""
+    level_s: float
+    slo_s: float
+    rounds: int
+    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Race:
-    """What every policy runs."""
+    """What every system runs."""
 
-    folder: Path
-    adapters: dict[str, Path]
-    rates: Sequence[float]
-    level_s: float
-    slo_s: float
-    seed: int
+    bed: Bed
+    asked: Asked
     points: Path
+
+    def level(self, rate: float, begins_s: float, lasts_s: float) -> Workload:
+        """A part of the race at this rate. Popularity shifts as the whole race goes on, whatever the rate."""
+        whole_s = _WARM_S + len(self.asked.rates) * self.asked.level_s
+        found = _workload(rate, whole_s, self.asked.seed)
+        arrivals = tuple(
+            replace(one, at_s=one.at_s - begins_s)
+            for one in found.arrivals
+            if begins_s <= one.at_s < begins_s + lasts_s
+        )
+        return replace(found, arrivals=arrivals)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """What one policy did at one load."""
+    """What one system did at one load."""
 
     rate: float
     p95_s: float
@@ -75,37 +91,27 @@ class Level:
     is_within: bool
 
 
-def run(
-    *, rates: Sequence[float], level_s: float, slo_s: float, rounds: int, seed: int, points: Path | None, out: Path
-) -> None:
-    """Race the policies, print the table, write `policies.json` into `out`."""
+def run(asked: Asked, points: Path | None, out: Path) -> None:
+    """Race the systems, print the table, write `policies.json` into `out`; without operating points, measure them."""
     with tempfile.TemporaryDirectory(prefix="lorajax-policies-") as scratch:
         folder = Path(scratch)
-        rig.write_model(folder / "model")
         race = Race(
-            folder=folder,
-            adapters=_write_adapters(folder / "adapters"),
-            rates=rates,
-            level_s=level_s,
-            slo_s=slo_s,
-            seed=seed,
+            bed=Bed.tiny(folder, _workload(1.0, 1.0, asked.seed).ranks, _ENGINE, asked.slo_s),
+            asked=asked,
             points=points.absolute() if points else folder / "points.json",
         )
         if points is None:
             _profile(race)
         costs = json.loads(race.points.read_text())
-        found = _rounds(race, rounds)
-    common = _sustained(found["ours"])
+        found = _rounds(race)
+    common, about = _sustained(found[asked.systems[0]]), _workload(1.0, 1.0, asked.seed).facts
     result = machine.facts({}) | {
-        "hosts": HOSTS,
-        "adapters": len(RANKS) * _COPIES,
-        "ranks": RANKS,
-        "zipf": open_loop.ZIPF,
-        "shift_s": open_loop.SHIFT_S,
-        "level_s": level_s,
-        "slo_s": slo_s,
-        "rounds": rounds,
-        "seed": seed,
+        "hosts": race.bed.num_hosts,
+        "workload": {name: value for name, value in about.items() if name not in ("rate", "duration_s")},
+        "level_s": asked.level_s,
+        "slo_s": asked.slo_s,
+        "rounds": asked.rounds,
+        "seed": asked.seed,
         "operating_points": costs,
         "common_rate": common,
         "rows": [_row(name, levels, common) for name, levels in found.items()],
@@ -118,28 +124,30 @@ def run(
     print(path)
 
 
-def _write_adapters(folder: Path) -> dict[str, Path]:
-    """By name; neighbours differ in rank."""
-    adapters = {}
-    for number in range(len(RANKS) * _COPIES):
-        rank = RANKS[number % len(RANKS)]
-        name = f"rank{rank}-{number // len(RANKS)}"
-        config: dict[str, object] = {"r": rank, "lora_alpha": 2 * rank, "target_modules": _TARGETS}
-        tiny.write_adapter(folder / name, "llama", number, config)
-        adapters[name] = folder / name
-    return adapters
+def _workload(rate: float, duration_s: float, seed: int) -> Workload:
+    ranks = ",".join(map(str, _RANKS))
+    setting = settings.changed(settings.NAMED["shifting"], adapters=_ADAPTERS, ranks=ranks)
+    lengths = Part(f"prompts of {_PROMPT_TOKENS}, answers of {_NEW_TOKENS} tokens", _lengths)
+    return replace(setting, lengths=lengths)(rate=rate, duration_s=duration_s, seed=seed)
 
 
-def _rounds(race: Race, rounds: int) -> dict[str, list[Level]]:
-    """The levels of each policy, medians over the rounds; all go at least as far as ours, which begins each round."""
-    found: dict[str, list[list[Level]]] = {name: [] for name in POLICIES}
-    first, *others = POLICIES
-    for number in range(rounds):
-        turn = number % len(others)
+def _lengths(rows: Ints, random: np.random.Generator) -> tuple[Ints, Ints]:
+    prompt, new = (random.integers(low, high, len(rows), endpoint=True) for low, high in (_PROMPT_TOKENS, _NEW_TOKENS))
+    return prompt, new
+
+
+def _rounds(race: Race) -> dict[str, list[Level]]:
+    """The levels of each system, medians over the rounds; the first begins each round."""
+    found: dict[str, list[list[Level]]] = {name: [] for name in race.asked.systems}
+    first, *others = race.asked.systems
+    for number in range(race.asked.rounds):
+        turn = number % max(1, len(others))
         found[first].append(_raced(race, number, first, 0.0))
         for name in (*others[turn:], *others[:turn]):
             found[name].append(_raced(race, number, name, found[first][-1][-1].rate))
-    return {name: [_merged(same, race.slo_s) for same in zip(*raced, strict=False)] for name, raced in found.items()}
+    return {
+        name: [_merged(same, race.asked.slo_s) for same in zip(*raced, strict=False)] for name, raced in found.items()
+    }
 
 
 def _merged(levels: Sequence[Level], slo_s: float) -> Level:
@@ -155,92 +163,46 @@ def _merged(levels: Sequence[Level], slo_s: float) -> Level:
     )
 
 
-def _raced(race: Race, number: int, name: str, until_rate: float) -> list[Level]:
-    """The levels of one policy in one round: up to the first that it misses, and at least up to `until_rate`."""
-    config = _written(race, f"{name}-{number}", {"policy": POLICIES[name], "operating_points": str(race.points)})
-    with launched(config, config.with_name("said"), environment={"PYTHONPATH": str(_ROOT)}) as cluster:
-        return asyncio.run(_levels(race, name, cluster.target, until_rate))
-
-
 def _profile(race: Race) -> None:
-    """Measure what a rank costs here: the policies that look at it are given nothing better in earnest, either."""
-    config = _written(race, "profile", {})
+    """Measure what a rank costs here: the systems that look at it are given nothing better in earnest, either."""
+    config = race.bed.write("profile", SYSTEMS["ours"])
     flags = ("--config", str(config), "--out", str(race.points), "--quick")
-    sizes = {"--prompt-tokens": open_loop.PROMPT_TOKENS, "--new-tokens": open_loop.NEW_TOKENS}
+    sizes = {"--prompt-tokens": _PROMPT_TOKENS, "--new-tokens": _NEW_TOKENS}
     means = (word for flag, (low, high) in sizes.items() for word in (flag, str((low + high) // 2)))
     command = (sys.executable, "-m", "lorajax", "profile", *flags, *means)
-    subprocess.run(command, check=True, capture_output=True)
+    with on_cores({min(os.sched_getaffinity(0))}):  # as a host has
+        subprocess.run(command, check=True, capture_output=True)
 
 
-def _written(race: Race, name: str, placement: dict[str, object]) -> Path:
-    """The configuration of one policy's cluster, in a folder of its own."""
-    folder = race.folder / name.replace(" ", "-")
-    folder.mkdir()
-    tables = {
-        "model": {"path": str(race.folder / "model"), "dtype": "float32"},
-        "cluster": {"replicas": HOSTS, "transfer": "stream", "coordinator": "127.0.0.1:0", "state_dir": "state"},
-        "adapters": {"roots": [str(race.folder / "adapters")]},
-        "adapters.preload": {name: str(path) for name, path in race.adapters.items()},
-        "engine": _ENGINE,
-        "placement": {"interval_s": 3} | placement,
-        "slo": {"ttft_p95_s": race.slo_s},
-    }
-    return write_config(folder / "cluster.toml", tables)
-
-
-async def _levels(race: Race, name: str, target: str, until_rate: float) -> list[Level]:
+def _raced(race: Race, number: int, name: str, until_rate: float) -> list[Level]:
+    """The levels of one system in one round: up to the first that it misses, and at least up to `until_rate`."""
+    config = race.bed.write(f"{name}-{number}", SYSTEMS[name], race.points)
     levels: list[Level] = []
-    async with grpc.aio.insecure_channel(target) as channel:
-        warm = open_loop.trace(list(race.adapters), race.rates[0], _WARM_S, 0.0, race.seed)
-        await open_loop.answers(channel, list(warm), _timeout_s(race))
-        for number, rate in enumerate(race.rates):
-            level = await _level(race, channel, rate, _WARM_S + number * race.level_s)
-            levels.append(level)
-            print(_line(name, level), flush=True)
-            if not level.is_within and rate >= until_rate:
+    with running(config, race.bed.num_hosts) as cluster:
+        _level(race, cluster.target, race.level(race.asked.rates[0], 0.0, _WARM_S))
+        for place, rate in enumerate(race.asked.rates):
+            load = race.level(rate, _WARM_S + place * race.asked.level_s, race.asked.level_s)
+            levels.append(replace(_level(race, cluster.target, load), rate=rate))
+            print(_line(name, levels[-1]), flush=True)
+            if not levels[-1].is_within and rate >= until_rate:
                 break
     return levels
 
 
-async def _level(race: Race, channel: grpc.aio.Channel, rate: float, began_s: float) -> Level:
-    arrivals = list(open_loop.trace(list(race.adapters), rate, race.level_s, began_s, race.seed))
-    async with _watched(channel) as held_bytes:
-        answers = await open_loop.answers(channel, arrivals, _timeout_s(race))
-    first_s = [answer.first_s for answer in answers]
-    p95_s = float(np.quantile(first_s, 0.95, method="higher"))
+def _level(race: Race, target: str, workload: Workload) -> Level:
+    sending = Sending(timeout_s=10 * race.asked.slo_s, seed=race.asked.seed)
+    driven = asyncio.run(drive(workload, Drive(address=target, sending=sending))).run
+    found = summary(driven, Slo(ttft_s=race.asked.slo_s))
+    first_s = [one.first_s - one.due_s if one.code == "OK" else math.inf for one in driven.outcomes]
     return Level(
-        rate=rate,
-        p95_s=p95_s,
-        median_s=float(np.quantile(first_s, 0.5, method="higher")),
-        num_requests=len(first_s),
-        failed=Counter(answer.code for answer in answers if answer.code != "OK"),
-        held_bytes=float(np.mean(held_bytes)),
-        is_within=p95_s <= race.slo_s,
+        rate=math.nan,
+        p95_s=found.tail_ttft_s,
+        median_s=percentiles(first_s, (0.5,))[0],
+        num_requests=found.num_requests,
+        failed=found.failed,
+        held_bytes=found.pool.held_bytes,
+        is_within=found.is_within,
     )
-
-
-def _timeout_s(race: Race) -> float:
-    return 10 * race.slo_s
-
-
-@contextlib.asynccontextmanager
-async def _watched(channel: grpc.aio.Channel) -> AsyncIterator[list[int]]:
-    """Bytes of adapters in the memory of all hosts, again and again while the block runs."""
-    stub = serving_pb2_grpc.AdaptersStub(channel)
-    held_bytes: list[int] = []
-
-    async def watch() -> None:
-        while True:
-            reply = await stub.List(serving_pb2.ListAdaptersRequest())
-            held_bytes.append(sum(info.bytes * len(info.residency) for info in reply.adapters))
-            await asyncio.sleep(_LOOK_S)
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield held_bytes
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 def _sustained(levels: Sequence[Level]) -> float:
@@ -254,7 +216,7 @@ def _sustained(levels: Sequence[Level]) -> float:
 
 
 def _row(name: str, levels: Sequence[Level], common: float) -> dict[str, object]:
-    """What a policy comes to; its bytes are those at the load that ours sustains, where all were measured."""
+    """What a system comes to; its bytes are those at the load that the first sustains, where all were measured."""
     at_common = next((level for level in levels if level.rate == common), levels[0])
     return {
         "policy": name,

@@ -1,24 +1,29 @@
-"""JSON of results to tables. Owns: how numbers are written, and the marked block of README.md. Does not: measure."""
+"""JSON of results to tables. Owns: how numbers are written, and the marked parts of README.md. Does not: measure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.outcomes import sweep_tables, sweeps
+
 type Result = Mapping[str, Any]
 """A parsed file of results."""
-
-_BEGIN, _END = "<!-- engine results -->", "<!-- /engine results -->"
 
 
 def engine_table(result: Result) -> str:
     """The claims of one run as a Markdown table."""
-    head = ["case", "ours", "reference", "ratio (quartiles)", "goal", "met"]
-    rows = [head, ["---"] * len(head), *map(_row, result["claims"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+    return markdown([["case", "ours", "reference", "ratio (quartiles)", "goal", "met"], *map(_row, result["claims"])])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a table; the first is the head."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in lines)
 
 
 def _row(claim: Result) -> list[str]:
@@ -62,11 +67,94 @@ def _section(result: Result) -> str:
     )
 
 
+def sweep_section(results: Path) -> str:
+    """The tables of every sweep of a folder, and below them how it was made.
+
+    Raises: click.ClickException where there is none.
+    """
+    paths = sorted(results.glob("sweep*.json"))
+    if not paths:
+        raise click.ClickException(f"no sweep*.json in {results}; run `python -m benchmarks sweep` first")
+    return "\n\n".join(_sweep(sweeps.read(path)) for path in paths)
+
+
+def _sweep(sweep: sweeps.Sweep) -> str:
+    parts = [f"**{heading}.** {words}\n\n{markdown(table)}" for heading, words, table in sweep_tables.headed(sweep)]
+    kept = {name: value for name, value in sweep.facts.items() if name not in ("command", "versions")}
+    facts = "; ".join(f"{name} {_words(value)}" for name, value in kept.items())
+    return "\n\n".join((*parts, f"Simulated: {facts}. Printed by `{sweep.facts['command']}`."))
+
+
+def fidelity_section(results: Path) -> str:
+    """How far the simulator is from real clusters, for every comparison of a folder.
+
+    Raises: click.ClickException where there is none.
+    """
+    paths = sorted(results.glob("fidelity*.json"))
+    if not paths:
+        raise click.ClickException(f"no fidelity*.json in {results}; run `python -m benchmarks fidelity` first")
+    return "\n\n".join(_fidelity(json.loads(path.read_text(encoding="utf-8"))) for path in paths)
+
+
+def _fidelity(result: Result) -> str:
+    head = ["system", "figure", "real", "simulated", "difference"]
+    table = markdown([head, *map(_compared, result["rows"])])
+    order = result["order"]
+    return (
+        f"{table}\n\n{result['hosts']} hosts of {result['model']} on {result['cores']} cores of {result['cpu']}; "
+        f"goal: every difference within {result['goal']:.0%}, met: {'yes' if result['is_met'] else 'no'}. Of "
+        f"{order['pairs']} pairs of systems that are apart in reality the simulator has {order['alike']} the same way "
+        f"round. Printed by `{result['command']}`."
+    )
+
+
+def _compared(row: Result) -> list[str]:
+    is_time = row["metric"].endswith("TTFT")
+    real, simulated = (f"{row[side] * 1e3:.0f} ms" if is_time else f"{row[side]:.0f}" for side in ("real", "simulated"))
+    return [row["system"], row["metric"], real, simulated, f"{row['difference']:+.1%}"]
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+SECTIONS: Mapping[str, Callable[[Path], str]] = {
+    "engine": engine_section,
+    "fidelity": fidelity_section,
+    "sweep": sweep_section,
+}
+"""What README.md can hold, between <!-- NAME results --> and <!-- /NAME results -->."""
+
+
+def sections(results: Path) -> str:
+    """Every section for which a folder has results. Raises: click.ClickException where it has none at all."""
+    found, missing = [], []
+    for section in SECTIONS.values():
+        try:
+            found.append(section(results))
+        except click.ClickException as error:
+            missing.append(error.message)
+    if not found:
+        raise click.ClickException("; ".join(missing))
+    return "\n\n".join(found)
+
+
 def write_readme(readme: Path, results: Path) -> None:
-    """Replace what lies between the markers. Raises: click.ClickException where they are missing."""
+    """Replace what lies between the markers of each section that is marked.
+
+    Raises: click.ClickException where nothing is, or where a marked section has no results.
+    """
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise click.ClickException(f"{readme.name} has no lines {_BEGIN} and {_END}; put them where the table belongs")
-    readme.write_text(f"{before}{begin}\n{engine_section(results)}\n{end}{after}", encoding="utf-8")
+    marked = [name for name in SECTIONS if all(marker in text for marker in _markers(name))]
+    if not marked:
+        begin, end = _markers("engine")
+        raise click.ClickException(f"{readme.name} has no lines {begin} and {end}; put them where the table belongs")
+    for name in marked:
+        begin, end = _markers(name)
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{SECTIONS[name](results)}\n{end}{rest.partition(end)[2]}"
+    readme.write_text(text, encoding="utf-8")
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name} results -->", f"<!-- /{name} results -->"

@@ -179,7 +179,7 @@ class _Lead:
         await self._launch(json.dumps([way, name, self._ticket]).encode())
         return self._ticket
 
-    async def _receive(self, way: str, name: str) -> bytearray:
+    async def _receive(self, way: str, name: str) -> memoryview:
         ticket = await self._begin(way, name)
         return await self._tickets.receive(ticket, _SENDER, partial(prepare, self._address))
 

@@ -32,7 +32,7 @@ _ROPE_KINDS: Final[dict[str, Literal["none", "linear", "llama3", "yarn"]]] = {
     "yarn": "yarn",
 }
 _SERVED: Final[dict[str, tuple[object, ...]]] = {
-    "hidden_act": ("silu",),
+    "hidden_act": ("silu", "swish"),
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "partial_rotary_factor": (1,),

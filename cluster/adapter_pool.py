@@ -105,9 +105,8 @@ class AdapterPool:
             if self._has(version):
                 return HERE
             async with self._fetching:
-                source = await self._source(hint.adapter)
-                adapter, way = await self._read(hint, source)
-                await self._put(adapter, source)
+                adapter, way = await self._read(hint)
+                await self._put(adapter, await self._source(hint.adapter))
         num_bytes = adapter.spec.num_bytes if way else 0
         arrival = Arrival(way=way, num_bytes=num_bytes, seconds=time.monotonic() - started_s)
         _LOG.info("adapter %s came by %s in %.3f s", version[:12], way or "itself", arrival.seconds)
@@ -117,8 +116,11 @@ class AdapterPool:
         level = self._parts.engine.stats().residency.get(version, Level.STORE)
         return version in self._parts.catalogue and level is not Level.STORE
 
-    async def _read(self, hint: Hint, source: Path | None) -> tuple[HostAdapter, str]:
-        """The adapter and its way: requests that finish on a dropped one may still hold it here."""
+    async def _read(self, hint: Hint) -> tuple[HostAdapter, str]:
+        """The adapter and its way: requests that finish on a dropped one may still hold it here.
+
+        The store is not touched before the peers were asked: it may be far, or gone.
+        """
         if (kept := self._parts.engine.export(hint.adapter.version)) is not None:
             return kept, ""
         refusals = []
@@ -131,10 +133,11 @@ class AdapterPool:
                 _LOG.warning("adapter %s did not come from host %s: %s", hint.adapter.version[:12], host, error)
             else:
                 return adapter, "stream"
-        return await self._stored(hint.adapter, source, refusals), "store"
+        return await self._stored(hint.adapter, refusals), "store"
 
-    async def _stored(self, adapter: Adapter, source: Path | None, refusals: list[str]) -> HostAdapter:
+    async def _stored(self, adapter: Adapter, refusals: list[str]) -> HostAdapter:
         """The last way. Raises AdapterError if what is there is wrong, Unavailable if nothing is; tells them all."""
+        source = await self._source(adapter)
         try:
             if source is not None:
                 return await self._adapters.read(source, adapter.version)

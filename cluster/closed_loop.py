@@ -14,7 +14,7 @@ from lorajax.spec import Event, Failed, Request, TokenEvent
 
 _WAIT_S = 120.0
 MIN_FIRST_TOKENS = 4
-"""Fewer say nothing of latency; a trial goes on until there are as many."""
+"""Fewer say nothing of latency; a trial goes on until there are as many, and a second token of some request."""
 
 
 class Tally:
@@ -60,7 +60,8 @@ class Tally:
                 self._num_tokens += num_prompt + 1
                 self._waits_s.append(at_s - sent_s)
                 self._end_s = at_s
-                self.is_full = at_s >= self._start_s + self._span_s and len(self._waits_s) >= MIN_FIRST_TOKENS
+                has_seen = len(self._waits_s) >= MIN_FIRST_TOKENS and bool(self._gaps_s)
+                self.is_full = has_seen and at_s >= self._start_s + self._span_s
             elif self._num_early:
                 self._num_early -= 1
                 self._start_s = at_s

@@ -22,6 +22,7 @@ COORDINATOR_PORT = 50051
 DTYPES = ("float32", "bfloat16", "float16")
 KERNELS = ("auto", "native", "xla", "reference", "mosaic", "triton")
 POLICIES = ("ours", "loraserve")
+ROUTINGS = ("ours",)
 TRANSFERS = ("collective", "stream")
 _MAX_DRAIN_S = 3600.0
 
@@ -54,6 +55,8 @@ class ClusterConfig:
     devices_per_process: int = 1
     transfer: Literal["collective", "stream"] = "collective"
     """How adapters cross hosts: by collectives in one JAX world, or over gRPC between hosts that share nothing."""
+    speeds: tuple[float, ...] = ()
+    """Tokens/s of each replica relative to the one that was profiled, in order; none: all are alike."""
     drain_s: float = 30.0
     """How long running requests may finish after SIGTERM. Too small cuts answers; too large delays restarts."""
     insecure: bool = False
@@ -66,6 +69,8 @@ class ClusterConfig:
     """Hosts that hold each adapter. More survive more losses, and take more host memory."""
     policy: str = "ours"
     """Who decides which host holds what: one of POLICIES, or MODULE:FUNCTION of a `placement_input.Policy`."""
+    routing: str = "ours"
+    """Who chooses among hosts for a request: one of ROUTINGS, or MODULE:NAME of a `routing_input.Routing`."""
     interval_s: float = 30.0
     """Between two rounds. Smaller follows demand sooner, and moves more."""
     operating_points: Path | None = None
@@ -73,7 +78,7 @@ class ClusterConfig:
     budget_bytes: int = 1024 * MIB
     """Adapters moved per round. Smaller disturbs less, and follows demand later."""
     ttft_p95_s: float = 2.0
-    """Request to first token: what counts as in time."""
+    """Request to first token: what counts as in time. A tenth of it is what the plan may cost a request."""
     tbt_p95_s: float = 0.2
     """Between two tokens."""
 
@@ -91,11 +96,19 @@ class ClusterConfig:
                 )
         if not 0 <= self.drain_s <= _MAX_DRAIN_S:
             raise ValueError(f"cluster.drain_s is {self.drain_s:g}; it must lie in 0 … {_MAX_DRAIN_S:g} seconds")
+        if self.speeds and len(self.speeds) != self.replicas:
+            raise ValueError(
+                f"cluster.speeds has {len(self.speeds)} numbers for {self.replicas} replicas; give one for each"
+            )
         if self.transfer == "stream" and self.processes_per_replica > 1:
             raise ValueError(
                 f"cluster.processes_per_replica is {self.processes_per_replica}, which needs a JAX world: "
                 'use cluster.transfer = "collective", or one process per replica'
             )
+
+    def speed_of(self, process: int) -> float:
+        """Of the replica that a process belongs to."""
+        return self.speeds[process // self.processes_per_replica] if self.speeds else 1.0
 
     @property
     def num_processes(self) -> int:
@@ -223,6 +236,7 @@ def _readers(folder: Path) -> dict[str, dict[str, Reader]]:
             "processes_per_replica": toml_values.count,
             "devices_per_process": toml_values.count,
             "transfer": toml_values.one_of(TRANSFERS),
+            "speeds": toml_values.list_of(toml_values.ratio),
             "state_dir": path,
             "drain_s": toml_values.seconds,
             "insecure": toml_values.flag,
@@ -232,7 +246,8 @@ def _readers(folder: Path) -> dict[str, dict[str, Reader]]:
         | {"kernels": toml_values.one_of(KERNELS), "dtype": toml_values.derived("model.dtype")}
         | {"tensor_parallel": toml_values.derived("cluster.processes_per_replica x cluster.devices_per_process")},
         "placement": {
-            "policy": _policy,
+            "policy": _name_of(POLICIES, "MODULE:FUNCTION"),
+            "routing": _name_of(ROUTINGS, "MODULE:NAME"),
             "interval_s": toml_values.seconds,
             "operating_points": path,
             "budget_bytes": toml_values.size,
@@ -241,10 +256,13 @@ def _readers(folder: Path) -> dict[str, dict[str, Reader]]:
     }
 
 
-def _policy(value: Value) -> str:
-    if ":" not in toml_values.text(value) and value not in POLICIES:
-        raise ValueError(f"it must be one of {', '.join(POLICIES)}, or MODULE:FUNCTION")
-    return str(value)
+def _name_of(known: tuple[str, ...], other: str) -> Reader:
+    def read_name(value: Value) -> str:
+        if ":" not in toml_values.text(value) and value not in known:
+            raise ValueError(f"it must be one of {', '.join(known)}, or {other}")
+        return str(value)
+
+    return read_name
 
 
 def _node(value: Value) -> str:

@@ -46,17 +46,16 @@ class Pair:
                 jax.block_until_ready(moving.popleft())
         jax.block_until_ready(list(moving))
 
-    def receive(self, num_bytes: int) -> bytearray:
+    def receive(self, num_bytes: int) -> memoryview:
         """What the other side sends."""
-        buffer, moving = bytearray(num_bytes), deque[tuple[int, int, jax.Array]]()
-        content = np.frombuffer(buffer, np.uint8)
+        content, moving = np.empty(num_bytes, np.uint8), deque[tuple[int, int, jax.Array]]()  # not filled at first
         for start, size in self._chunks(num_bytes):
             moving.append((start, size, self._move(size)(self._nothing(size))))
             if len(moving) == _AHEAD:
                 _copy(*moving.popleft(), content)
         for chunk in moving:
             _copy(*chunk, content)
-        return buffer
+        return content.data
 
     def _chunks(self, num_bytes: int) -> Iterator[tuple[int, int]]:
         """Where each chunk starts, and the bytes of one device in it: the largest that fits, then smaller ones."""

@@ -147,6 +147,8 @@ class HostConfig:
     serve: ServeConfig
     """What it serves, and where others reach it. No `adapters`: hosts load what they are told to, from below
     `adapter_roots`, among which are the folders that the cluster loads at its start."""
+    speed: float = 1.0
+    """Relative to the host that was profiled."""
     world: WorldConfig | None = None
     """Its place in the shared JAX world; None shares nothing with other hosts."""
 

@@ -288,14 +288,6 @@ class PullRequest(_message.Message):
     offset: int
     def __init__(self, version: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
-class Chunk(_message.Message):
-    __slots__ = ("data", "total_bytes")
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
-    data: bytes
-    total_bytes: int
-    def __init__(self, data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ...) -> None: ...
-
 class PrepareRequest(_message.Message):
     __slots__ = ("ticket", "is_refused", "target", "incarnation", "met")
     TICKET_FIELD_NUMBER: _ClassVar[int]

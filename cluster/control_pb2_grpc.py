@@ -147,7 +147,8 @@ class Control:
 
 
 class PeerStub:
-    """On every host.
+    """On every host. Beside it, Pull takes a PullRequest and streams the buffer of `lorajax.adapter_pages.to_bytes` from an
+    offset on, as bare bytes: its size is in the initial metadata "lorajax-total-bytes".
     """
 
     def __init__(self, channel):
@@ -156,11 +157,6 @@ class PeerStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Pull = channel.unary_stream(
-                '/lorajax.control.v1.Peer/Pull',
-                request_serializer=cluster_dot_control__pb2.PullRequest.SerializeToString,
-                response_deserializer=cluster_dot_control__pb2.Chunk.FromString,
-                _registered_method=True)
         self.Prepare = channel.unary_unary(
                 '/lorajax.control.v1.Peer/Prepare',
                 request_serializer=cluster_dot_control__pb2.PrepareRequest.SerializeToString,
@@ -169,15 +165,9 @@ class PeerStub:
 
 
 class PeerServicer:
-    """On every host.
+    """On every host. Beside it, Pull takes a PullRequest and streams the buffer of `lorajax.adapter_pages.to_bytes` from an
+    offset on, as bare bytes: its size is in the initial metadata "lorajax-total-bytes".
     """
-
-    def Pull(self, request, context):
-        """The buffer of `lorajax.adapter_pages.to_bytes`, from an offset on.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
 
     def Prepare(self, request, context):
         """Returns once this host's turn for the ticket has come and it is about to send; then both sides launch.
@@ -189,11 +179,6 @@ class PeerServicer:
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Pull': grpc.unary_stream_rpc_method_handler(
-                    servicer.Pull,
-                    request_deserializer=cluster_dot_control__pb2.PullRequest.FromString,
-                    response_serializer=cluster_dot_control__pb2.Chunk.SerializeToString,
-            ),
             'Prepare': grpc.unary_unary_rpc_method_handler(
                     servicer.Prepare,
                     request_deserializer=cluster_dot_control__pb2.PrepareRequest.FromString,
@@ -208,35 +193,9 @@ def add_PeerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Peer:
-    """On every host.
+    """On every host. Beside it, Pull takes a PullRequest and streams the buffer of `lorajax.adapter_pages.to_bytes` from an
+    offset on, as bare bytes: its size is in the initial metadata "lorajax-total-bytes".
     """
-
-    @staticmethod
-    def Pull(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/lorajax.control.v1.Peer/Pull',
-            cluster_dot_control__pb2.PullRequest.SerializeToString,
-            cluster_dot_control__pb2.Chunk.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def Prepare(request,

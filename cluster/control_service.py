@@ -41,7 +41,7 @@ from cluster.view import HostName, Table
 _LOG = logging.getLogger("lorajax")
 TICK_S = 0.25
 _HELLO_S = 5.0
-_GATHER_S = 0.05
+GATHER_S = 0.05
 """Changes that come within this time share a table: with many adapters one takes long to write and to read."""
 _MAX_BEHIND = 256
 """Updates that a watcher may lag."""
@@ -258,7 +258,7 @@ class ControlService:
             except sqlite3.Error as error:  # serving needs none of it
                 _LOG.warning("the round is not durable: %s", error)
         if self._publishing is None:
-            self._publishing = asyncio.get_running_loop().call_later(_GATHER_S, self.publish)
+            self._publishing = asyncio.get_running_loop().call_later(GATHER_S, self.publish)
 
     def _order(self, command: HostCommand) -> None:
         addresses = {name: connection.hello.address for name, connection in self.connections.items()}

@@ -23,6 +23,8 @@ from lorajax.errors import LorajaxError, Overloaded, Unavailable
 _LOG = logging.getLogger("lorajax")
 _SETTLE_S = 10.0
 """How long a coordinator that comes back waits for hosts before it goes on with those it sees."""
+_MIN_KEPT_S = 5.0
+"""A copy that nobody wants goes after a round; where rounds are short, after this."""
 _PATIENCE_S = 300.0
 """How long the first start waits for every replica once it has waited for one."""
 _PRELOADS = 4
@@ -131,7 +133,7 @@ def _coordinator_config(config: ClusterConfig) -> CoordinatorConfig:
     return CoordinatorConfig(
         interval_s=config.interval_s,
         min_copies=config.min_copies,
-        rounds=RoundConfig(budget_bytes=config.budget_bytes, drop_after_s=max(30.0, config.interval_s)),
+        rounds=RoundConfig(budget_bytes=config.budget_bytes, drop_after_s=max(_MIN_KEPT_S, config.interval_s)),
         demand=DemandConfig(
             window_s=min(5.0, config.interval_s), half_life_s=2 * config.interval_s, horizon_s=config.interval_s
         ),

@@ -20,18 +20,16 @@ from cluster.gate import Gate
 from cluster.host_channels import HostChannels
 from cluster.names import unknown
 from cluster.routing import Ask, Route, Router
-from cluster.view import HostLoad, HostName, HostState, HostView, Registration, Table
+from cluster.view import MAX_PEERS, HostLoad, HostName, HostState, HostView, Registration, Table
 from lorajax.errors import DuplicateRequest, Unavailable, UnknownAdapter
 from lorajax.spec import Level, Version
 
 MAX_TRIES = 4
 TENANT_KEY = "lorajax-tenant"
-_PER_SEQUENCE = 2
+PER_SEQUENCE = 2
 """Requests sent to a host for every sequence it decodes at once: enough that it never waits for the next one."""
-_MAX_WAITING = 16_384
-_MAX_PEERS = 3
-"""Holders that a host is told of: metadata is small, and each that does not answer costs a deadline."""
-_REJOIN_S = 1.5
+MAX_WAITING = 16_384
+REJOIN_S = 1.5
 """How long a host that counts as lost may still answer: its line to the coordinator may have broken, not the host, and
 one that has left in good order has answered in full, but the news of it may be faster."""
 _BYTES_PER_TOKEN = 4
@@ -71,7 +69,7 @@ class FrontDoor:
         self._table: Table | None = None
         self._names: list[str] = []
         self._hosts: dict[HostName, HostView] = {}
-        self._gate = Gate(self._limit, _MAX_WAITING)
+        self._gate = Gate(self._limit, MAX_WAITING)
         self._in_flight: set[str] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -216,7 +214,7 @@ class FrontDoor:
 
     def _holders(self, version: Version, host: HostName) -> Iterable[HostName]:
         holders = (name for name, view in self._hosts.items() if name != host and _can_give(view, version))
-        return islice(holders, _MAX_PEERS)
+        return islice(holders, MAX_PEERS)
 
     def beat(self, host: HostName, state: HostState, load: HostLoad, copies: Mapping[Version, Level] | None) -> None:
         """Route by what a host has just said."""
@@ -232,7 +230,7 @@ class FrontDoor:
     def _lose(self, host: HostName) -> None:
         """End what runs there in a moment, unless only the host's line to the coordinator had broken."""
         tries, life = tuple(self._tries.get(host, ())), self._hosts[host].spec.incarnation
-        asyncio.get_running_loop().call_later(_REJOIN_S, self._end, host, life, tries)
+        asyncio.get_running_loop().call_later(REJOIN_S, self._end, host, life, tries)
 
     def _end(self, host: HostName, life: int, tries: tuple[_Try, ...]) -> None:
         now = self._hosts.get(host)
@@ -243,7 +241,7 @@ class FrontDoor:
     def _limit(self) -> int:
         """Requests inside; at least one, so that somebody is told where no host is left."""
         serving = (host.spec.max_sequences for host in self._hosts.values() if host.state is HostState.SERVING)
-        return max(1, _PER_SEQUENCE * sum(serving))
+        return max(1, PER_SEQUENCE * sum(serving))
 
     @contextlib.contextmanager
     def _flight(self, request_id: str) -> Iterator[None]:

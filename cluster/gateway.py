@@ -16,6 +16,7 @@ from cluster.front_door import FrontDoor
 from cluster.host_channels import HostChannels
 from cluster.operating_points import DEFAULT, OperatingPoints, read
 from cluster.routing import Router, RouterConfig
+from cluster.routings import named
 from cluster.server import Server, until_told
 
 _LOG = logging.getLogger("lorajax")
@@ -40,7 +41,8 @@ def run(config: ClusterConfig, *, grpc_address: str, coordinator: str) -> int:
 
 def front_door(config: ClusterConfig) -> FrontDoor:
     """A front door as the configuration wants it."""
-    return FrontDoor(Router(RouterConfig(), points(config)), HostChannels())
+    targets = RouterConfig(ttft_p95_s=config.ttft_p95_s, tbt_p95_s=config.tbt_p95_s)
+    return FrontDoor(Router(targets, points(config), named(config.routing)), HostChannels())
 
 
 def points(config: ClusterConfig) -> OperatingPoints:

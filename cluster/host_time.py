@@ -58,6 +58,16 @@ class HostTime:
     _other_tokens: int = 0
     """Prompt tokens that wait for other front doors."""
 
+    @property
+    def num_requests(self) -> int:
+        """Requests there: the own ones, and those of others as of the last beat."""
+        return self._requests + self._other_requests
+
+    @property
+    def step_s(self) -> float:
+        """Host-seconds in which each own request gets one token."""
+        return self._step_s
+
     def holds(self, version: Version) -> bool:
         """Whether the adapter is in its memory."""
         return self.copies.get(version, Level.STORE) is not Level.STORE

@@ -29,13 +29,15 @@ from cluster.config import HostConfig, ServeConfig, WorldConfig, is_loopback, pa
 from cluster.membership import MemberConfig, Membership
 from cluster.metrics import Metrics
 from cluster.seams import MAX_METADATA_BYTES, Alone, NoFront, Parts, Template, Tokenizer, WorkerConfig
+from cluster.step_log import StepLog
 from cluster.tickets import COLLECTIVE_THREAD
+from cluster.watchdog import Watchdog, end_process
 from cluster.worker import MakeFront, MakeMember, Worker
 from cluster.worker import serve as serve_worker
 from lorajax.cli_types import EXIT_FAILED
 from lorajax.engine import Engine
 from lorajax.errors import LorajaxError
-from lorajax.runner import COMPILER_THREAD, Runner
+from lorajax.runner import COMPILER_THREAD, Runner, Steps
 from lorajax.spec import ModelSpec
 
 _log = logging.getLogger("lorajax")
@@ -82,6 +84,7 @@ def run_host(config: HostConfig) -> int:
         incarnation=time.time_ns(),
         host_bytes=config.serve.engine.host_adapter_bytes,
         max_sequences=config.serve.engine.max_sequences,
+        speed=config.speed,
         links=None if config.world is None else WorldLinks(process_of),
     )
     make_member = partial(Membership, member)
@@ -151,7 +154,7 @@ async def _serve(config: ServeConfig, role: _Role, loaded: _Loaded, make_front: 
     engine = Engine(
         loaded.spec,
         config.engine,
-        members.runner,
+        _watched(_logged(members.runner, role.host)),
         read_adapter=lambda folder, expected: read(folder, expect=expected),
         on_failure=on_failure,
     )
@@ -176,6 +179,19 @@ async def _serve(config: ServeConfig, role: _Role, loaded: _Loaded, make_front: 
         engine.stop()
         members.stop()
     return EXIT_FAILED if failed.done() else 0
+
+
+def _logged(steps: Steps, host: str) -> Steps:
+    """The steps, told line by line where somebody wants to know what they take."""
+    folder = os.environ.get("LORAJAX_STEP_LOG")
+    return StepLog(steps, (Path(folder) / f"{host}.jsonl").open("w", buffering=1)) if folder else steps
+
+
+def _watched(steps: Steps) -> Steps:
+    """The steps, and the end of this process where one never returns."""
+    watchdog = Watchdog(steps, end_process)
+    watchdog.start()
+    return watchdog
 
 
 async def _prepare(config: ServeConfig, members: replica.Replica, engine: Engine, worker: Worker) -> None:

@@ -38,10 +38,6 @@ class Plan:
     head: int
     """The node that runs coordinator, gateway and rendezvous."""
 
-    def hosts_on(self, node: int) -> tuple[HostPlan, ...]:
-        """The node's hosts."""
-        return tuple(host for host in self.hosts if host.node == node)
-
     def replica_of(self, host: HostPlan) -> tuple[HostPlan, ...]:
         """The hosts that serve one copy of the base together, `host` among them."""
         return tuple(other for other in self.hosts if other.replica == host.replica)

@@ -30,7 +30,7 @@ from lorajax.spec import Level, Version
 
 _LOG = logging.getLogger(__name__)
 BEAT_S = 0.5
-_GATHER_S = 0.02
+GATHER_S = 0.02
 """Changes that come within this time share a beat."""
 _MIN_WAIT_S, _MAX_WAIT_S = 0.1, 0.5
 """Between two tries to reach the coordinator: one that comes back can do nothing before its hosts have."""
@@ -63,6 +63,8 @@ class MemberConfig:
     """Host memory for adapters."""
     max_sequences: int
     """Sequences decoded together."""
+    speed: float = 1.0
+    """Relative to the host that was profiled."""
     links: Links | None = None
     """Its collectives with other hosts; None where it shares no JAX world with them."""
 
@@ -183,7 +185,7 @@ class Membership:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_S):
                     await self._news.wait()
-                await asyncio.sleep(_GATHER_S)
+                await asyncio.sleep(GATHER_S)
             self._news.clear()
             outcomes, line.outcomes = line.outcomes, []  # before the copies are looked at
             copies = self._pool.copies()
@@ -219,6 +221,7 @@ class Membership:
             num_adapter_pages=self._parts.engine.stats().adapter_pages_total,
             max_sequences=self._config.max_sequences,
             can_collect=self._config.links is not None,
+            speed=self._config.speed,
         )
 
     def _identity(self) -> Identity:

@@ -7,7 +7,7 @@ Does not: look anything up, serve (cluster/http_front.py does), write JSON (clus
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -18,10 +18,20 @@ from lorajax.errors import BadRequest
 _Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
+_Nothing = Annotated[list[object], msgspec.Meta(max_length=0)] | None
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's, of /v1/completions
 _DEFAULT_TEMPERATURE = 1.0  # OpenAI's; gRPC's own default is greedy
-_ONLY: Mapping[str, object] = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "logit_bias": {}}
-"""Fields of OpenAI's that are taken with this value alone."""
+_ONLY: Mapping[str, tuple[object, ...]] = {
+    # OpenAI's
+    **{"n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logit_bias": ({},)},
+    **{"response_format": ({"type": "text"},), "store": (False,), "service_tier": ("auto", "default")},
+    **{"tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto")},
+    # vLLM's
+    **{"min_tokens": (0,), "prompt_logprobs": (0,), "use_beam_search": (False,), "length_penalty": (1,)},
+    **{"skip_special_tokens": (True,), "include_stop_str_in_output": (False,), "add_special_tokens": (True,)},
+    **{"add_generation_prompt": (True,), "continue_final_message": (False,), "chat_template_kwargs": ({},)},
+}
+"""Fields that are taken with these values alone, which change nothing: clients write their defaults out."""
 _SAMPLING_FIELDS = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
     *("ignore_eos", "stop_token_ids"),
@@ -32,6 +42,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """What a stream carries beside its tokens."""
 
     include_usage: bool = False
+    continuous_usage_stats: Literal[False] = False  # vLLM's
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -50,13 +61,23 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     user: str | None = None
-    """Taken and not used: nothing here is kept by user."""
+    """Taken and not used, as the next: nothing here is kept by user."""
+    metadata: object = None
+    response_format: object = None
+    store: object = None
+    service_tier: object = None
     # From here on not OpenAI's but vLLM's.
     top_k: _Int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
     stop_token_ids: list[_TokenId] | None = None
     ignore_eos: bool | None = None
+    min_tokens: object = None
+    prompt_logprobs: object = None
+    use_beam_search: object = None
+    length_penalty: object = None
+    skip_special_tokens: object = None
+    include_stop_str_in_output: object = None
 
 
 class CompletionBody(_Asked, kw_only=True):
@@ -67,6 +88,7 @@ class CompletionBody(_Asked, kw_only=True):
     best_of: _Int | None = None
     echo: bool | None = None
     suffix: str | None = None
+    add_special_tokens: object = None
 
 
 class TextPart(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
@@ -80,6 +102,16 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
 
     role: str
     content: str | list[TextPart]
+    # What answers have and clients send back; taken where nothing is in it.
+    name: _Nothing = None
+    refusal: _Nothing = None
+    annotations: _Nothing = None
+    audio: _Nothing = None
+    function_call: _Nothing = None
+    tool_calls: _Nothing = None
+    tool_call_id: _Nothing = None
+    reasoning: _Nothing = None
+    reasoning_content: _Nothing = None
 
 
 class ChatBody(_Asked, kw_only=True):
@@ -89,6 +121,15 @@ class ChatBody(_Asked, kw_only=True):
     max_completion_tokens: _Int | None = None
     logprobs: bool | None = None
     top_logprobs: _Int | None = None
+    tools: object = None
+    tool_choice: object = None
+    parallel_tool_calls: object = None
+    """Taken and not used: there are no tools."""
+    functions: object = None
+    function_call: object = None
+    add_generation_prompt: object = None
+    continue_final_message: object = None
+    chat_template_kwargs: object = None
 
 
 class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -176,14 +217,16 @@ def _query(
 ) -> Query:
     for name, only in _ONLY.items():
         # The two kinds of body do not have all of them.
-        if (value := getattr(body, name, None)) not in (None, only):
-            raise BadRequest(f"{name} is {str(value)[:40]!r}; only {only!r} can be served", name)
+        if (value := getattr(body, name, None)) is not None and value not in only:
+            raise BadRequest(f"{name} is {value!r:.40}; only {' or '.join(map(repr, only))} can be served", name)
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options needs stream to be true", "stream_options")
     values = {name: value for name in _SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
     if "stop_token_ids" in values:
         values["stop_token_ids"] = tuple(values["stop_token_ids"])
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    if values.get("top_k") == -1:  # vLLM's other way to keep every token
+        del values["top_k"]
     seed = None if body.seed is None else body.seed % 2**64  # OpenAI's seeds have a sign
     sampling = {"temperature": _DEFAULT_TEMPERATURE} | values | {"stop": stop, "seed": seed, "logprobs": logprobs}
     return Query(

@@ -5,6 +5,7 @@ Does not: decide who asks whom (adapter_pool.py), keep adapters, or send by coll
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 
 import grpc
 import numpy as np
@@ -29,13 +30,17 @@ STALL_S = 5.0
 MIN_BYTES_PER_S = 4e6
 """A peer that is slower than this over a whole adapter is given up."""
 _MAX_HEADER_BYTES = 2**16
+_MAX_CHECKSUMS = 4096
+_SIZE = "lorajax-total-bytes"
+"""Initial metadata of a pull: what the whole buffer comes to."""
+_PULL = "/lorajax.control.v1.Peer/Pull"
 _OPTIONS = (("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 2 * CHUNK_BYTES))
 
 
 class Peer:
-    """Answers `lorajax.control.v1.Peer`. Runs on the event loop, and never longer than a chunk takes to copy.
+    """Answers `lorajax.control.v1.Peer`. Runs on the event loop, and never longer than a chunk takes to copy and hash.
 
-    Invariant: at most MAX_PULLS adapters are being sent; their pages are sent from where they lie.
+    Invariant: at most MAX_PULLS adapters are being sent; their pages are sent from where they lie, and hashed once.
     """
 
     def __init__(self, export: Export, prepared: Prepare) -> None:
@@ -43,14 +48,12 @@ class Peer:
         self._export = export
         self._prepared = prepared
         self._sending = asyncio.Semaphore(MAX_PULLS)
+        self._checksums: dict[Version, bytes] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, for a server."""
-        pull = grpc.unary_stream_rpc_method_handler(
-            self.Pull,
-            request_deserializer=control_pb2.PullRequest.FromString,
-            response_serializer=control_pb2.Chunk.SerializeToString,
-        )
+        # Its replies are bytes: protobuf would copy them twice.
+        pull = grpc.unary_stream_rpc_method_handler(self.Pull, request_deserializer=control_pb2.PullRequest.FromString)
         prepare = grpc.unary_unary_rpc_method_handler(
             self.Prepare,
             request_deserializer=control_pb2.PrepareRequest.FromString,
@@ -88,16 +91,26 @@ class Peer:
 
     async def _send(self, adapter: HostAdapter, offset: int, context: grpc.aio.ServicerContext) -> None:
         parts = pieces(adapter)
-        hashing = asyncio.ensure_future(asyncio.to_thread(checksum, parts))  # while the pages are on their way
+        hashing = asyncio.ensure_future(self._checksum(adapter.spec.version, parts))  # while the pages are on their way
         total = sum(len(part) for part in parts) + CHECKSUM_BYTES
         if offset >= total:
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"offset {offset} of {total} bytes")
-        await context.write(control_pb2.Chunk(total_bytes=total))
+        await context.send_initial_metadata(((_SIZE, str(total)),))
         for part in parts:
             for start in range(offset, len(part), CHUNK_BYTES):
-                await context.write(control_pb2.Chunk(data=bytes(part[start : start + CHUNK_BYTES])))
+                # Named, so that it lives until the next one does: else glibc gives its memory back each time.
+                piece = bytes(part[start : start + CHUNK_BYTES])
+                await context.write(piece)
             offset = max(0, offset - len(part))
-        await context.write(control_pb2.Chunk(data=(await hashing)[offset:]))
+        await context.write((await hashing)[offset:])
+
+    async def _checksum(self, version: Version, parts: list[memoryview]) -> bytes:
+        """Of a version's buffer, which is the same whenever it is sent from here."""
+        if version not in self._checksums:
+            if len(self._checksums) >= _MAX_CHECKSUMS:
+                self._checksums.clear()
+            self._checksums[version] = await asyncio.to_thread(checksum, parts)
+        return self._checksums[version]
 
 
 async def prepare(address: str, request: Request) -> Reply:
@@ -127,16 +140,16 @@ async def pull(address: str, adapter: Adapter, stall_s: float = STALL_S) -> Host
     limit_s = stall_s + adapter.num_bytes / MIN_BYTES_PER_S
     try:
         async with asyncio.timeout(limit_s), grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
-            stub = control_pb2_grpc.PeerStub(channel)
+            ask = channel.unary_stream(_PULL, control_pb2.PullRequest.SerializeToString)
             while not received.is_complete:
-                await _go_on(stub, received, stall_s)
+                await _go_on(ask, received, stall_s)
     except TimeoutError:
         raise Unavailable(f"it was too slow: {received.num_bytes} bytes within {limit_s:g} s") from None
-    return from_bytes(received.buffer, adapter.version, digest=await received.digest())
+    return from_bytes(received.buffer, adapter.version, digest=received.digest())
 
 
 class _Received:
-    """A buffer that fills up, and is hashed on another thread meanwhile.
+    """A buffer that fills up, and is hashed as it does: what has just come still lies in the processor's cache.
 
     Invariant: its first `num_bytes` have come, and it is never larger than the adapter can be.
     """
@@ -147,51 +160,46 @@ class _Received:
         self.num_bytes = 0
         self._max_bytes = adapter.num_bytes + _MAX_HEADER_BYTES
         self._sha256 = hashlib.sha256()
-        self._num_hashed = 0
-        self._hashing: asyncio.Future[None] | None = None
 
     @property
     def is_complete(self) -> bool:
         return 0 < len(self.buffer) == self.num_bytes
 
-    def take(self, chunk: control_pb2.Chunk) -> None:
-        if not self.buffer:
-            if not CHECKSUM_BYTES < chunk.total_bytes <= self._max_bytes:
-                raise CorruptAdapter(f"it would send {chunk.total_bytes} bytes; at most {self._max_bytes} can be right")
-            self.buffer = memoryview(np.empty(chunk.total_bytes, np.uint8))  # a bytearray would be filled at once
-        data = chunk.data  # protobuf copies it at each look
-        end = self.num_bytes + len(data)
+    def expect(self, total: int) -> None:
+        """Know how long the buffer will be."""
+        if self.buffer:
+            return
+        if not CHECKSUM_BYTES < total <= self._max_bytes:
+            raise CorruptAdapter(f"it would send {total} bytes; at most {self._max_bytes} can be right")
+        self.buffer = memoryview(np.empty(total, np.uint8))  # a bytearray would be filled at once
+
+    def take(self, data: bytes) -> None:
+        start, end = self.num_bytes, self.num_bytes + len(data)
         if end > len(self.buffer):
             raise CorruptAdapter(f"it sent more than the {len(self.buffer)} bytes that it spoke of")
-        self.buffer[self.num_bytes : end] = data
+        self.buffer[start:end] = data
+        self._sha256.update(self.buffer[start : min(end, len(self.buffer) - CHECKSUM_BYTES)])
         self.num_bytes = end
-        if self._hashing is None or self._hashing.done():
-            self._hashing = asyncio.ensure_future(asyncio.to_thread(self._sha256.update, self._rest()))
 
-    async def digest(self) -> bytes:
+    def digest(self) -> bytes:
         """Of all but the checksum at the end."""
-        if self._hashing is not None:
-            await self._hashing
-        await asyncio.to_thread(self._sha256.update, self._rest())
         return self._sha256.digest()
 
-    def _rest(self) -> memoryview:
-        """What has come and was not hashed yet."""
-        start, self._num_hashed = self._num_hashed, min(self.num_bytes, len(self.buffer) - CHECKSUM_BYTES)
-        return self.buffer[start : self._num_hashed]
 
-
-async def _go_on(stub: control_pb2_grpc.PeerStub, received: _Received, stall_s: float) -> None:
+async def _go_on(ask: Callable[..., grpc.aio.UnaryStreamCall], received: _Received, stall_s: float) -> None:
     """Take the rest as far as it comes; raises Unavailable if nothing does."""
     before, why = received.num_bytes, "it ended early"
-    call = stub.Pull(control_pb2.PullRequest(version=received.version, offset=before))
+    call = ask(control_pb2.PullRequest(version=received.version, offset=before))
     try:
+        async with asyncio.timeout(stall_s):
+            said = dict(await call.initial_metadata())
         while True:
             async with asyncio.timeout(stall_s):
-                chunk = await call.read()
-            if chunk is grpc.aio.EOF:
+                data = await call.read()
+            if data is grpc.aio.EOF:
                 break
-            received.take(chunk)
+            received.expect(int(said.get(_SIZE, 0)))
+            received.take(data)
     except grpc.aio.AioRpcError as error:
         why = f"{error.code().name}: {error.details()}"
     except TimeoutError:

@@ -59,29 +59,30 @@ def run(config: ProfileConfig) -> Profile:
 
     Raises: ValueError naming the flag where the adapters find no room; LorajaxError where the model cannot be served.
     """
-    serve, spec = _unhindered(config.serve), base.read_spec(Path(config.serve.model))
+    serve, spec = unhindered(config.serve), base.read_spec(Path(config.serve.model))
     num_versions = _num_versions(config, PoolSizes.of(spec, serve.engine).num_adapter_pages - 1)
-    runner = _compiled(serve, spec)
-    adapters = {rank: _adapter(spec, rank, DTYPES[serve.engine.dtype]) for rank in config.ranks}
-    engine = Engine(spec, serve.engine, runner, read_adapter=_not_read, on_failure=lambda: None)
+    runner = compiled(serve, spec)
+    adapters = {rank: random_adapter(spec, rank, DTYPES[serve.engine.dtype]) for rank in config.ranks}
+    engine = Engine(spec, serve.engine, runner, read_adapter=not_read, on_failure=lambda: None)
     engine.start()
     try:
-        versions = {rank: _added(engine, adapter, num_versions) for rank, adapter in adapters.items()}
+        versions = {rank: add_versions(engine, adapter, num_versions) for rank, adapter in adapters.items()}
         trials = _trials(config, _Subject(engine=engine, vocab_size=spec.vocab_size, versions=versions))
     finally:
         engine.stop()
     _progress("adapters from another host, over loopback")
-    fetch_bytes_per_s = asyncio.run(_fetch_bytes_per_s(adapters[max(adapters)]))
+    fetch_bytes_per_s = asyncio.run(loopback_bytes_per_s(adapters[max(adapters)]))
     return Profile(slo=config.slo, trials=trials, fetch_bytes_per_s=fetch_bytes_per_s)
 
 
-def _unhindered(serve: ServeConfig) -> ServeConfig:
+def unhindered(serve: ServeConfig) -> ServeConfig:
     """Room for the longest queue of a trial; and for adapters that share their arrays, each of which would count."""
     num_queued = max(serve.engine.max_queue, 2 * serve.engine.max_sequences)
     return replace(serve, engine=replace(serve.engine, max_queue=num_queued, host_adapter_bytes=2**62))
 
 
-def _compiled(serve: ServeConfig, spec: ModelSpec) -> Runner:
+def compiled(serve: ServeConfig, spec: ModelSpec) -> Runner:
+    """The device half with its weights, and every program compiled."""
     engine, path = serve.engine, Path(serve.model)
     _progress(f"loading weights of {path.name}")
     layout = device.layout(spec, engine.dtype, engine.tensor_parallel)
@@ -105,7 +106,7 @@ def _num_versions(config: ProfileConfig, num_pages: int) -> int:
     return max(2, min(num_pages // num_rank_pages(rank), config.serve.engine.max_sequences) // 2 * 2)
 
 
-def _adapter(model: ModelSpec, rank: int, dtype: np.dtype) -> HostAdapter:
+def random_adapter(model: ModelSpec, rank: int, dtype: np.dtype) -> HostAdapter:
     """A random one of this rank in every layer."""
     chance = np.random.default_rng((_SEED, rank))
 
@@ -120,7 +121,7 @@ def _adapter(model: ModelSpec, rank: int, dtype: np.dtype) -> HostAdapter:
     return pack(updates, model=model, version=Version(f"{rank:064x}"), dtype=dtype)
 
 
-def _added(engine: Engine, adapter: HostAdapter, num_versions: int) -> Sequence[Version]:
+def add_versions(engine: Engine, adapter: HostAdapter, num_versions: int) -> Sequence[Version]:
     """Make so many versions of an adapter servable, which share its arrays."""
     versions = [Version(f"{number:032x}{adapter.spec.rank:032x}") for number in range(num_versions)]
     for version in versions:
@@ -128,7 +129,8 @@ def _added(engine: Engine, adapter: HostAdapter, num_versions: int) -> Sequence[
     return versions
 
 
-def _not_read(_: Path, version: Version) -> HostAdapter:
+def not_read(_: Path, version: Version) -> HostAdapter:
+    """Stands for the reader of an engine whose adapters have no store."""
     raise AssertionError(f"adapter {version[:12]} has no store")
 
 
@@ -168,7 +170,7 @@ def _requests(config: ProfileConfig, subject: _Subject, kind: Kind, numbers: "co
     return request
 
 
-async def _fetch_bytes_per_s(adapter: HostAdapter) -> float:
+async def loopback_bytes_per_s(adapter: HostAdapter) -> float:
     """How fast an adapter comes over loopback; the median of a few times."""
 
     async def export(_: Version) -> HostAdapter:

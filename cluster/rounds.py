@@ -16,11 +16,8 @@ from cluster.operating_points import OperatingPoints
 from cluster.orders import Orders
 from cluster.placement_input import PlacementInput, Policy
 from cluster.registrations import Registrations
-from cluster.view import Adapter, HostName, HostState, HostView, Share, Shares
+from cluster.view import MAX_PEERS, Adapter, HostName, HostState, HostView, Share, Shares
 from lorajax.spec import Version
-
-_MAX_PEERS = 3
-"""Holders that a host is told of: each that does not answer costs a deadline before the store is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +234,7 @@ class Rounds:
             is_stream = target.spec.can_collect and not view.spec.can_collect
             return is_stream, len(self.orders.waiting(view.spec.name)), view.spec.name
 
-        return sorted(able, key=order)[:_MAX_PEERS]
+        return sorted(able, key=order)[:MAX_PEERS]
 
     def _drop_idle(self, plan: moves.Plan, before: Shares, now_s: float) -> int:
         """Have copies dropped that were not wanted for long, with the shares up to now or since; returns how many."""

@@ -3,7 +3,7 @@
 The placement's shares give the candidates, and a few of the least busy hosts stand beside them. Each is judged by when
 it would have the answer ready. Hosts that are about equal take turns in the proportions of the shares, and a host
 outside the plan must be clearly better. An adapter on the device makes its host sooner by what loading it would take:
-that is all the stickiness there is.
+that is all the stickiness there is. Another `Routing` than OURS judges otherwise, and as many hosts as it wants.
 """
 
 import heapq
@@ -12,51 +12,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from random import Random
 
 from cluster.host_time import HostTime, Work
 from cluster.host_times import HostTimes
 from cluster.operating_points import OperatingPoints
 from cluster.pace import Pace
+from cluster.routing_input import Ask, Candidate, RouterConfig, Routing, View
 from cluster.turns import FAR, Turns
-from cluster.view import Adapter, HostLoad, HostName, HostState, Table
+from cluster.view import MAX_PEERS, Adapter, HostLoad, HostName, HostState, Table
 from lorajax.errors import DeadlineExceeded, Overloaded, Unavailable
 from lorajax.spec import Level, Version
 
-_MAX_PLANNED = 8
-"""Planned hosts that are judged: of more, those furthest behind their share."""
-_NUM_SPILL = 4
-"""Least busy hosts that are judged beside them."""
-_MAX_PEERS = 3
+__all__ = ["OURS", "Ask", "Fetch", "Route", "Router", "RouterConfig"]
+
+_LAST_RESORTS = 4
+"""Least busy hosts that are judged where no other is left."""
+_PART = 0.1
+"""Of the latency target: what the plan may cost a request at most."""
 _LOAD_SPEEDUP = 10.0
 """How much sooner an adapter comes from host memory than from another host."""
 _FIRST_GUESS_TOKENS = 128.0
 _GUESS_WEIGHT = 0.02
 _MAX_RETRY_S = 30.0
 _MAX_COSTS = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterConfig:
-    """What the plan is worth."""
-
-    patience_s: float = 0.2
-    """Delay accepted so that traffic follows the shares. Small follows the queues; large follows the plan."""
-    spill_s: float = 0.5
-    """How much sooner a host outside the plan must be, beside fetching the adapter."""
-    avoid_s: float = 2.0
-    """A host to which a connection failed is avoided for this long."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What the router needs to know of a request."""
-
-    versions: tuple[Version, ...]
-    """Its adapters; none is the base model."""
-    prompt_tokens: int
-    max_tokens: int
-    deadline_s: float | None = None
-    """On the clock of `now_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +58,20 @@ class Route:
     chosen_s: float
 
 
+def _score_s(_: Ask, candidate: Candidate, view: View) -> float:
+    """When it would have the answer ready, and what the plan has against it."""
+    if view.leads is None:
+        return candidate.last_s
+    config, most_s = view.config, _PART * view.config.ttft_p95_s
+    if candidate.name in view.leads:
+        return candidate.last_s + min(config.patience_s, most_s) * view.leads[candidate.name] / FAR
+    return candidate.last_s + min(config.spill_s, most_s)
+
+
+OURS = Routing(score=_score_s, max_planned=8, num_spill=4)
+"""Soonest done, in the proportions of the plan where that makes no difference."""
+
+
 @dataclass(slots=True)
 class _Flight:
     """One request on a host."""
@@ -90,14 +83,6 @@ class _Flight:
     has_first: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    name: HostName
-    host: HostTime
-    first_s: float
-    score_s: float
-
-
 class Router:
     """Routes by the last table and the beats since; keeps its own count of what it has sent where.
 
@@ -105,9 +90,11 @@ class Router:
     Owner: the front door's event loop. A choice takes tens of microseconds (`python -m benchmarks routing`).
     """
 
-    def __init__(self, config: RouterConfig, points: OperatingPoints) -> None:
+    def __init__(self, config: RouterConfig, points: OperatingPoints, routing: Routing = OURS) -> None:
         """Know no host."""
         self._config = config
+        self._routing = routing
+        self._random = Random(config.seed)  # noqa: S311  # no secret
         self._points = points
         self._cost_s = lru_cache(_MAX_COSTS)(points.cost_s)
         self._hosts = HostTimes(points.cost_s(0))
@@ -178,7 +165,7 @@ class Router:
         self._hosts.reorder(flight.host.spec.name)
 
     def choose(self, ask: Ask, now_s: float, exclude: frozenset[HostName] = frozenset()) -> Route:
-        """The host that would answer soonest, in the proportions of the plan where that makes no difference.
+        """The host that the routing likes best, of those that can begin in time.
 
         Raises: Unavailable where no host is left to ask; Overloaded where none can begin before the deadline, which
         names the predicted wait; DeadlineExceeded where the deadline has passed.
@@ -187,7 +174,7 @@ class Router:
         if left_s <= 0:
             raise DeadlineExceeded(f"the deadline passed {-left_s:.3g} s ago; send the request with more time")
         names = self._names(ask, now_s, exclude)
-        candidates = self._judged(names, ask, now_s)
+        candidates = self._estimated(names, ask, now_s)
         if not candidates:
             raise Unavailable("no host can take it now; try again")
         pace = self._pace.factor if self._pace.is_known else 0.0  # points of other hardware refuse nobody
@@ -199,7 +186,7 @@ class Router:
                 "try again, or with more time",
                 retry_s=min(_MAX_RETRY_S, wait_s - left_s),
             )
-        best = min(in_time, key=lambda one: (one.score_s, one.name))
+        best = self._best(in_time, ask)
         return Route(
             host=best.name,
             address=best.host.spec.address,
@@ -218,29 +205,38 @@ class Router:
             return is_open(name) and self._hosts[name].avoided_until_s <= now_s
 
         names = dict.fromkeys(filter(is_sound, self._planned(ask)))
-        names.update(dict.fromkeys(islice(filter(is_sound, self._hosts), _NUM_SPILL)))
-        return names or islice(filter(is_open, self._hosts), _NUM_SPILL)
+        names.update(dict.fromkeys(islice(filter(is_sound, self._hosts), self._routing.num_spill)))
+        return names or islice(filter(is_open, self._hosts), _LAST_RESORTS)
 
     def _planned(self, ask: Ask) -> Iterable[HostName]:
         for version in ask.versions:
             hosts = [share.host for share in self._turns.hosts(version)]
-            if len(hosts) > _MAX_PLANNED:
+            if len(hosts) > self._routing.max_planned:
                 leads = self._turns.leads(version)
-                hosts = heapq.nsmallest(_MAX_PLANNED, hosts, key=lambda host: leads.get(host, FAR))
+                hosts = heapq.nsmallest(self._routing.max_planned, hosts, key=lambda host: leads.get(host, FAR))
             yield from hosts
 
-    def _judged(self, names: Iterable[HostName], ask: Ask, now_s: float) -> list[_Candidate]:
-        leads = self._turns.leads(self._lead_version(ask)) if ask.versions else None
-        patience_s = self._config.patience_s / FAR
+    def _estimated(self, names: Iterable[HostName], ask: Ask, now_s: float) -> list[Candidate]:
         found = []
         for name in names:
             host = self._hosts[name]
             fetch_s = sum(self._fetch_s(version, host) for version in ask.versions)
-            first_s, last_s = host.times_s(self._work(ask, host), fetch_s, now_s)
-            if leads is not None:  # what the plan has against it
-                last_s += patience_s * leads[name] if name in leads else self._config.spill_s
-            found.append(_Candidate(name, host, first_s, last_s))
+            work = self._work(ask, host)
+            found.append(Candidate(name, host, work, *host.times_s(work, fetch_s, now_s)))
         return found
+
+    def _best(self, candidates: Iterable[Candidate], ask: Ask) -> Candidate:
+        lead = self._lead_version(ask) if ask.versions else None
+        view = View(
+            shares=self._turns.hosts(lead) if lead else (),
+            leads=self._turns.leads(lead) if lead else None,
+            cost_s=self._cost_s,
+            mixing=self._points.mixing,
+            config=self._config,
+            random=self._random,
+        )
+        score = self._routing.score
+        return min(candidates, key=lambda one: (score(ask, one, view), one.name))
 
     def _lead_version(self, ask: Ask) -> Version:
         """The adapter whose plan a request with several goes by: the largest."""
@@ -276,7 +272,7 @@ class Router:
     def _fetch(self, version: Version, target: HostName) -> Fetch:
         """Whom the adapter can be had from: of the planned hosts if they have it, else of any."""
         planned = [share.host for share in self._turns.hosts(version)]
-        peers = self._hosts.holders(version, planned, besides=target, limit=_MAX_PEERS)
+        peers = self._hosts.holders(version, planned, besides=target, limit=MAX_PEERS)
         if not peers:
-            peers = self._hosts.holders(version, self._hosts, besides=target, limit=_MAX_PEERS)
+            peers = self._hosts.holders(version, self._hosts, besides=target, limit=MAX_PEERS)
         return Fetch(adapter=self._adapters[version], peers=peers)

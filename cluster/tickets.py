@@ -61,7 +61,7 @@ class Link(Protocol):
     def send(self, buffer: bytes) -> None:
         """Send a buffer; returns once the other side has it."""
 
-    def receive(self, num_bytes: int) -> bytearray:
+    def receive(self, num_bytes: int) -> memoryview:
         """What the other side sends."""
 
 
@@ -165,7 +165,7 @@ class Tickets:
         known = self._met.get(request.target, request.incarnation)
         return known == request.incarnation and request.met in (0, self._incarnation)
 
-    async def receive(self, ticket: int, source: HostName, prepare: Prepare) -> bytearray:
+    async def receive(self, ticket: int, source: HostName, prepare: Prepare) -> memoryview:
         """The other half: what `source` sends. Raises Unavailable, or what `prepare` raises."""
         async with self._turn:
             met = self._met.get(source, 0)

@@ -46,6 +46,13 @@ def seconds(value: Value) -> float:
     return float(value)
 
 
+def ratio(value: Value) -> float:
+    """A positive number without a unit."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError("it must be a positive number, such as 0.5")
+    return float(value)
+
+
 def address(value: Value) -> str:
     """An address, written HOST:PORT."""
     parse_address(text(value))

@@ -12,6 +12,10 @@ from lorajax.spec import Level, Version, num_rank_pages
 
 HostName = NewType("HostName", str)
 
+MAX_PEERS = 3
+"""Holders that a host is told of: metadata is small, and each that does not answer costs a deadline before the store
+is read."""
+
 
 class HostState(StrEnum):
     """Whether a host may be sent requests."""

@@ -1,6 +1,7 @@
 """The Adapters service of one host. Owns: in which order catalogue and engine learn of a change. Reads no files."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ from cluster.catalogue import Entry
 from cluster.seams import Parts, WorkerConfig
 from lorajax.adapter_pages import HostAdapter
 from lorajax.config import EngineStats
-from lorajax.errors import LorajaxError, Overloaded
+from lorajax.errors import LorajaxError, Overloaded, UnknownAdapter
 from lorajax.spec import Level, Version
 
 _LOG = logging.getLogger(__name__)
@@ -140,7 +141,8 @@ class Adapters:
 
     async def _forget(self, version: Version) -> None:
         try:
-            await self._settle(version)
+            with contextlib.suppress(UnknownAdapter):  # it came back and went again before our turn
+                await self._settle(version)
         except LorajaxError:
             _LOG.exception("adapter %s stays in the engine", version)
 

@@ -151,6 +151,7 @@ def _host_config(config: ClusterConfig, process: int, grpc: str) -> HostConfig:
         name=host_name(process),
         coordinator=config.coordinator,
         fingerprint=config.fingerprint,
+        speed=config.speed_of(process),
         serve=ServeConfig(
             model=str(config.model),
             engine=config.engine,
@@ -220,7 +221,7 @@ def _rows(plan: Plan, nodes: frozenset[int]) -> Iterator[tuple[str, ...]]:
     about = {
         "rendezvous": "brings the JAX world together",
         "coordinator": f"places by {config.policy} every {config.interval_s:g} s",
-        "gateway": f"answers clients; {len(config.preload)} adapters before READY",
+        "gateway": f"answers clients, routes by {config.routing}; {len(config.preload)} adapters before READY",
     }
     addresses = {"rendezvous": config.rendezvous, "coordinator": config.coordinator, "gateway": config.gateway}
     for role, address in addresses.items():

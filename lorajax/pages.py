@@ -32,7 +32,9 @@ class PagePool:
     def take(self, num_pages: int) -> tuple[int, ...]:
         """Hand out free pages; the caller has checked `num_free`."""
         assert 0 <= num_pages <= self.num_free, f"{num_pages} pages asked for, {self.num_free} free"
-        pages = tuple(self._free.pop() for _ in range(num_pages))
+        place = len(self._free) - num_pages
+        pages = tuple(self._free[: place - 1 if place else None : -1]) if num_pages else ()
+        del self._free[place:]
         self._taken.update(pages)
         return pages
 

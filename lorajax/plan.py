@@ -7,6 +7,7 @@ same plan out twice gives the same device state.
 from dataclasses import dataclass
 
 from lorajax.spec import Failed, Request, Version
+from lorajax.stretch import Stretch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +65,11 @@ class StepPlan:
     releases: tuple[Release, ...]
     failed: tuple[Failed, ...]
     """Requests given up while planning; they are in no chunk."""
+    decoding: Stretch | None = None
+    """What a brief plan does not spell out in chunks."""
+
+    @property
+    def num_steps(self) -> int:
+        """For how many steps it may stand: more than one only where it is brief and all it does is to decode."""
+        is_more = self.chunks or self.writes or self.fetches or self.releases or self.failed
+        return 1 if is_more or self.decoding is None else self.decoding.num_steps

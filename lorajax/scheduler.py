@@ -14,8 +14,7 @@ Policy, every step:
    which hold nothing it needs, so what runs drains and its pages come.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from operator import attrgetter
 
@@ -25,8 +24,9 @@ from lorajax.limits import EngineLimits
 from lorajax.pages import PagePool
 from lorajax.plan import Chunk, StepPlan
 from lorajax.residency import Residency, Standing
-from lorajax.sequence import Sequence
+from lorajax.sequence import Sequence, discard, insert
 from lorajax.spec import Event, Failed, Finished, FinishReason, Request, Token, TokenEvent, Version
+from lorajax.stretch import Stretch, advance, stretch_of
 
 MAX_OVERTAKES = 32
 """Later requests with adapters that may start before one whose own adapters find no room."""
@@ -34,7 +34,8 @@ MAX_OVERTAKES = 32
 LOOKAHEAD = 64
 """Waiting requests looked at in one step: bounds the work of a step, and how far ahead adapters are loaded."""
 
-_ORDER = attrgetter("order")
+
+_RUN = attrgetter("adapter_pages")
 
 
 class Scheduler:
@@ -58,9 +59,7 @@ class Scheduler:
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._number = 0
-        self._num_steps = 0
-        self._num_tokens = 0
-        self._num_preemptions = 0
+        self._num_steps = self._num_tokens = self._num_preemptions = 0
 
     def add(self, request: Request, now_s: float) -> None:
         """Accept a request into the queue.
@@ -72,7 +71,7 @@ class Scheduler:
         sequence.observe_adapters(are_ready=self.residency.is_ready(sequence.versions), now_s=now_s)
         self.residency.join(sequence.versions)
         self._sequences[request.id] = sequence
-        insort(self._waiting, sequence, key=_ORDER)
+        insert(self._waiting, sequence)
 
     def cancel(self, request_id: str) -> bool:
         """Drop a request without an event and free its pages at once; False if it has ended already."""
@@ -95,16 +94,20 @@ class Scheduler:
             return []
         return [self._fail(sequence, error) for sequence in self._waiting[:] if version in sequence.versions]
 
-    def plan(self, now_s: float) -> StepPlan | None:
-        """Decide the next step; None if there is nothing to do until something arrives."""
+    def plan(self, now_s: float, *, is_brief: bool = False) -> StepPlan | None:
+        """Decide the next step; None if there is nothing to do until something arrives.
+
+        A brief plan spells out no chunks of sequences that only decode: nobody is to compute them.
+        """
         expired = [sequence for sequence in self._sequences.values() if sequence.is_expired(now_s)]
         failed = [self._fail(sequence, DeadlineExceeded("the deadline passed; allow more")) for sequence in expired]
-        chunks, budget = self._extend_running()
+        decoding = stretch_of(self._running, self._limits, self._kv) if is_brief else None
+        chunks, budget = self._extend_running(decoding)
         started, misfits = self._start_waiting(budget, now_s)
         chunks += started
         failed += misfits
         releases, fetches, writes = self.residency.take_orders()
-        if not (chunks or writes or fetches or releases or failed):
+        if not (chunks or decoding or writes or fetches or releases or failed):
             return None
         self._number += 1
         return StepPlan(
@@ -114,23 +117,30 @@ class Scheduler:
             fetches=fetches,
             releases=releases,
             failed=tuple(failed),
+            decoding=decoding,
         )
 
-    def commit(self, plan: StepPlan, tokens: Mapping[str, Token], now_s: float) -> list[Event]:
+    def commit(self, plan: StepPlan, tokens: Mapping[str, Token], now_s: float, *, num_steps: int = 1) -> list[Event]:
         """Take in the sampled tokens of the latest plan, by request id; requests that ended meanwhile are skipped.
 
-        A stop token ends the completion: it counts as a completion token but is not delivered as a TokenEvent.
+        A stop token ends the completion: it counts as a completion token but is not delivered as a TokenEvent. Nor is
+        what a brief plan decodes. Of the steps that one stands for, some can be committed now and others later.
         """
         assert plan.number == self._number, f"plan {plan.number} committed after plan {self._number}"
-        self._num_steps += bool(plan.chunks)
+        self._num_steps += num_steps if plan.chunks or plan.decoding else 0
         events: list[Event] = []
-        for chunk in plan.chunks:
-            sequence = self._sequences.get(chunk.request.id)
+        ended = self._advance(plan.decoding, num_steps) if plan.decoding else []
+        turns: Iterable[Sequence | Chunk] = sorted((*ended, *plan.chunks), key=_RUN) if ended else plan.chunks
+        for turn in turns:
+            if isinstance(turn, Sequence):
+                events.append(self._finish(turn, FinishReason.LENGTH, now_s))
+                continue
+            sequence = self._sequences.get(turn.request.id)
             if sequence is None or not sequence.is_running:
                 continue
-            sequence.num_cached = chunk.start + len(chunk.tokens)
-            if chunk.samples:
-                events += self._accept(sequence, tokens[chunk.request.id], now_s)
+            sequence.num_cached = turn.start + len(turn.tokens)
+            if turn.samples:
+                events += self._accept(sequence, tokens[turn.request.id], now_s)
         return events
 
     def stats(self) -> EngineStats:
@@ -161,13 +171,15 @@ class Scheduler:
         if len(self._waiting) >= self._config.max_queue:
             raise Overloaded(f"{len(self._waiting)} requests are waiting and max_queue is {self._config.max_queue}")
 
-    def _extend_running(self) -> tuple[list[Chunk], int]:
-        """Chunks of the running, and what they leave of the token budget."""
+    def _extend_running(self, decoding: Stretch | None) -> tuple[list[Chunk], int]:
+        """Chunks of the running, but for those that need none, and what they leave of the token budget."""
         chunks = []
-        num_decoding = sum(sequence.num_uncached == 1 for sequence in self._running)
+        running = self._running[:] if decoding is None else decoding.others
+        num_decoding = sum(sequence.num_uncached == 1 for sequence in running)
+        num_decoding += 0 if decoding is None else len(decoding.sequences)
         most = self._config.interleaved_tokens if num_decoding else self._config.max_batch_tokens
         budget = min(most, self._config.max_batch_tokens - num_decoding)
-        for sequence in self._running[:]:
+        for sequence in running:
             is_decoding = sequence.num_uncached == 1
             # Not running any more: preempted by one before it in this loop.
             if not sequence.is_running or not (is_decoding or budget):
@@ -212,8 +224,8 @@ class Scheduler:
         return has_room and budget > 0 and len(self._running) < self._config.max_sequences
 
     def _start(self, sequence: Sequence, budget: int, now_s: float) -> Chunk:
-        _discard(self._waiting, sequence)
-        insort(self._running, sequence, key=_ORDER)
+        discard(self._waiting, sequence)
+        insert(self._running, sequence)
         if sequence.scheduled_s is None:
             sequence.scheduled_s = now_s
         sequence.adapter_pages = tuple(
@@ -231,8 +243,8 @@ class Scheduler:
         is_full = len(sequence.pages) * page_tokens == start
         while is_full and not self._kv.num_free and self._running[-1] is not sequence:
             self._preempt(self._running[-1])
-        num_missing = max(0, self._limits.num_kv_pages_of(wanted) - len(sequence.pages))
-        sequence.pages += self._kv.take(min(num_missing, self._kv.num_free))
+        if (num_missing := self._limits.num_kv_pages_of(wanted) - len(sequence.pages)) > 0:
+            sequence.pages += self._kv.take(min(num_missing, self._kv.num_free))
         end = min(wanted, len(sequence.pages) * page_tokens)
         if end == start:
             return None
@@ -249,10 +261,14 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the queue without its pages; its tokens are prefilled again, and the next token is the same."""
-        _discard(self._running, sequence)
+        discard(self._running, sequence)
         self._kv.give_back(sequence.rewind())
-        insort(self._waiting, sequence, key=_ORDER)
+        insert(self._waiting, sequence)
         self._num_preemptions += 1
+
+    def _advance(self, decoding: Stretch, num_steps: int) -> list[Sequence]:
+        self._num_tokens += num_steps * len(decoding.sequences)
+        return advance(decoding, self._limits, self._kv, num_steps)
 
     def _accept(self, sequence: Sequence, token: Token, now_s: float) -> list[Event]:
         reason = sequence.append(token.id, self._limits.stop_token_ids, now_s)
@@ -277,14 +293,10 @@ class Scheduler:
 
     def _end(self, sequence: Sequence) -> None:
         """Forget it and free what it holds."""
-        _discard(self._running if sequence.is_running else self._waiting, sequence)
+        discard(self._running if sequence.is_running else self._waiting, sequence)
         self._kv.give_back(sequence.rewind())
         del self._sequences[sequence.request.id]
         self.residency.leave(sequence.versions)
-
-
-def _discard(ordered: list[Sequence], sequence: Sequence) -> None:
-    del ordered[bisect_left(ordered, sequence.order, key=_ORDER)]
 
 
 def _overtake(short: list[Sequence]) -> bool:

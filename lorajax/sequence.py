@@ -1,6 +1,8 @@
 """One request being served. Owns: its tokens, page table, progress and times. Does not: choose pages or when to run."""
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from lorajax.spec import FinishReason, Request, Timing, Version
 
@@ -109,3 +111,16 @@ class Sequence:
             first_token_s=first_token_s - self.submitted_s,
             total_s=now_s - self.submitted_s,
         )
+
+
+_ORDER = attrgetter("order")
+
+
+def insert(ordered: list[Sequence], sequence: Sequence) -> None:
+    """Put it where its order wants it."""
+    insort(ordered, sequence, key=_ORDER)
+
+
+def discard(ordered: list[Sequence], sequence: Sequence) -> None:
+    """Take it out of a list that holds it."""
+    del ordered[bisect_left(ordered, sequence.order, key=_ORDER)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorajax.adapter_pages import HostAdapter
 from lorajax.config import EngineStats
-from lorajax.errors import BadRequest, CorruptAdapter, MalformedAdapter
+from lorajax.errors import BadRequest, CorruptAdapter, MalformedAdapter, UnknownAdapter
 from lorajax.spec import (
     AdapterSpec,
     Event,
@@ -154,7 +154,8 @@ class EchoEngine:
         self.adapters[version] = (self.adapters[version][0], pinned)
 
     def remove_adapter(self, version: Version) -> None:
-        del self.adapters[version]
+        if self.adapters.pop(version, None) is None:
+            raise UnknownAdapter(f"no adapter with version {version}")
         self._on_call(("remove", version))
 
     def export(self, version: Version) -> HostAdapter | None:

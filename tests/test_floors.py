@@ -13,6 +13,7 @@ PACKAGES = ("lorajax", "pallas_kernels", "cluster", "checkpoints")
 FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "checkpoints.patterns",
+        "cluster.by_name",
         "cluster.child_process",
         "cluster.control_pb2",
         "cluster.memory",
@@ -47,7 +48,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lorajax.demo_server",
         "lorajax.layers",
         "lorajax.mesh",
-        "lorajax.plan",
         "lorajax.sequence",
         "lorajax.text",
         "pallas_kernels.mosaic_attention",
@@ -76,12 +76,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.tickets",
         "cluster.turns",
         "cluster.view_wire",
-        "lorajax.batch",
         "lorajax.chat",
         "lorajax.demo_cluster",
-        "lorajax.draw",
         "lorajax.limits",
-        "lorajax.residency",
         "pallas_kernels.cases",
         "pallas_kernels.mosaic_parts",
         "pallas_kernels.triton_lora",
@@ -100,14 +97,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.placement_classes",
         "cluster.placement_loraserve",
         "cluster.profile_points",
+        "cluster.routing_input",
         "cluster.seams",
         "cluster.toml_values",
         "cluster.world",
         "lorajax.cli_types",
         "lorajax.demo_burst",
-        "lorajax.scheduler",
+        "lorajax.stretch",
         "pallas_kernels.mosaic_expand",
         "pallas_kernels.mosaic_shrink",
+        "pallas_kernels.tuned",
     ),
     (
         "checkpoints.base",
@@ -129,6 +128,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lorajax.cli_ask",
         "lorajax.cli_serve",
         "lorajax.demo_view",
+        "lorajax.plan",
         "pallas_kernels.mosaic_lora",
     ),
     (
@@ -141,11 +141,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.placement_ours",
         "cluster.proxy",
         "cluster.rendezvous",
+        "cluster.routings",
         "cluster.worker_adapters",
         "cluster.worker_inference",
+        "lorajax.batch",
         "lorajax.cli_profile",
         "lorajax.convert",
         "lorajax.demo",
+        "lorajax.draw",
+        "lorajax.residency",
         "pallas_kernels.ops",
     ),
     (
@@ -160,6 +164,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lorajax.lora",
         "lorajax.packing",
         "lorajax.preflight",
+        "lorajax.scheduler",
     ),
     (
         "cluster.control_service",
@@ -191,6 +196,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "cluster.device",
         "cluster.lockstep",
+        "cluster.step_log",
+        "cluster.watchdog",
         "lorajax.engine",
     ),
     (
@@ -202,8 +209,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Lowest first; a module imports only from floors strictly below its own."""
 
 ON_USE = {
+    ("cluster.by_name", "whatever its caller names"),
     ("cluster.launch", "cluster.http_front"),
-    ("cluster.placement", "whatever its caller names"),
     ("lorajax.cli_ask", "readline"),
     ("lorajax.cli_cluster", "cluster.coordinator_server"),
     ("lorajax.cli_cluster", "cluster.gateway"),

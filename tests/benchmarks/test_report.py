@@ -6,7 +6,9 @@ import click
 import pytest
 
 from benchmarks import report
+from benchmarks.outcomes import sweeps
 from benchmarks.samples import Claim, judged
+from tests.benchmarks.outcomes.made_sweep import SWEEP
 
 FACTS = {
     "model": "tiny",
@@ -63,3 +65,26 @@ def test_readme_without_markers_is_refused_in_words(results, tmp_path):
 def test_folder_without_results_names_the_command_that_makes_them(tmp_path):
     with pytest.raises(click.ClickException, match="python -m benchmarks engine"):
         report.engine_section(tmp_path)
+
+
+def test_fidelity_stands_figure_by_figure(tmp_path):
+    row = {"system": "ours", "metric": "p95 TTFT", "real": 0.2, "simulated": 0.19, "difference": -0.05}
+    result = FACTS | {"hosts": 3, "goal": 0.15, "is_met": True, "order": {"pairs": 2, "alike": 2}, "rows": [row]}
+    (tmp_path / "fidelity.json").write_text(json.dumps(result))
+    lines = report.fidelity_section(tmp_path).splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
+        "ours",
+        "p95 TTFT",
+        "200 ms",
+        "190 ms",
+        "-5.0%",
+    ]
+    assert "met: yes" in lines[-1]
+
+
+def test_every_marked_section_is_written(results, tmp_path):
+    sweeps.write(SWEEP, tmp_path / "sweep.json")
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"<!-- {name} results -->\n<!-- /{name} results -->\n" for name in ("sweep", "engine")))
+    report.write_readme(readme, results)
+    assert readme.read_text().index("LoRAServe's claims") < readme.read_text().index("| a case")

@@ -161,6 +161,11 @@ def test_setting_we_cannot_serve_exactly_is_named(tmp_path, key, value):
         spec_of(tmp_path, LLAMA | {key: value})
 
 
+@pytest.mark.parametrize("name", ["silu", "swish", None])
+def test_every_name_of_silu_is_served(tmp_path, name):
+    assert spec_of(tmp_path, LLAMA | {"hidden_act": name}) == spec_of(tmp_path, LLAMA)
+
+
 @pytest.mark.parametrize("value", [None, "many", 0, -1, True, 2.0, [], {}])
 def test_wrong_setting_is_named(tmp_path, value):
     with pytest.raises(MalformedCheckpoint, match=r"config\.json: num_hidden_layers is .*; it must be a whole number"):

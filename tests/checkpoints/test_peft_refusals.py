@@ -196,6 +196,12 @@ def test_a_tensor_that_is_not_lora_of_a_served_layer_is_refused_by_name(tmp_path
     assert name in str(refused.value)
 
 
+def test_a_saved_embedding_of_the_bases_own_can_be_left_out_when_saving(tmp_path):
+    whole = {"base_model.model.lm_head.weight": np.ones((16, 32), np.float32)}
+    with pytest.raises(UnsupportedAdapter, match="save_embedding_layers=False"):
+        read(write(tmp_path, tensors=tensors_of(QV) | whole))
+
+
 def test_a_truncated_tensor_file_is_malformed(tmp_path):
     path = write(tmp_path) / peft.WEIGHTS
     path.write_bytes(path.read_bytes()[:-1])

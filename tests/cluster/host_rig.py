@@ -126,7 +126,12 @@ async def coordinating(port: int = 0) -> AsyncIterator[tuple[Coordinator, int]]:
 async def host(root: Path, port: int, **options) -> AsyncIterator[Rig]:
     """A host of a cluster whose coordinator listens at a port of this machine, or not."""
     config = MemberConfig(
-        coordinator=f"127.0.0.1:{port}", fingerprint="tiny/float32", incarnation=7, host_bytes=1000, max_sequences=4
+        coordinator=f"127.0.0.1:{port}",
+        fingerprint="tiny/float32",
+        incarnation=7,
+        host_bytes=1000,
+        max_sequences=4,
+        speed=0.5,
     )
     async with serving(root, make_member=functools.partial(Membership, config), read=read_pages, **options) as rig:
         yield rig

@@ -42,6 +42,18 @@ def test_trial_goes_on_until_there_are_enough_first_tokens():
     assert not tally.is_full
 
 
+def test_trial_goes_on_until_there_is_a_second_token():
+    tally = Tally(1, 0.0)
+    for number in range(2 * MIN_FIRST_TOKENS):
+        tally.sent(request(number), float(number))
+        tally.token(str(number), number + 0.5)
+    assert not tally.is_full
+    tally.token("1", 100.0)
+    tally.sent(request("last"), 100.0)
+    tally.token("last", 101.0)
+    assert tally.is_full
+
+
 def test_burst_at_the_start_does_not_count():
     tally = Tally(2, 0.0)
     for id in ("a", "b"):

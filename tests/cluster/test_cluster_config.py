@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster_config import KERNELS, POLICIES, read
+from cluster import routings
+from cluster.cluster_config import KERNELS, POLICIES, ROUTINGS, read
 from lorajax.cli_serve import serve
 
 MIB = 2**20
@@ -22,6 +23,7 @@ processes_per_replica = 2
 devices_per_process = 4
 transfer = "collective"
 state_dir = "state"
+speeds = [1, 0.5]
 drain_s = 5
 insecure = true
 [adapters]
@@ -37,6 +39,7 @@ max_sequences = 4
 kernels = "xla"
 [placement]
 policy = "loraserve"
+routing = "a.module:ROUTING"
 interval_s = 2.5
 operating_points = "points.json"
 budget_bytes = "3MiB"
@@ -76,10 +79,12 @@ def refusal(parse, text):
         ("nodes", ("10.0.0.1", "10.0.0.2:7000")),
         ("num_processes", 4),
         ("devices_per_process", 4),
+        ("speeds", (1.0, 0.5)),
         ("drain_s", 5.0),
         ("min_copies", 2),
         ("kernels", "xla"),
         ("policy", "loraserve"),
+        ("routing", "a.module:ROUTING"),
         ("interval_s", 2.5),
         ("budget_bytes", 3 * MIB),
         ("ttft_p95_s", 0.5),
@@ -88,6 +93,15 @@ def refusal(parse, text):
 )
 def test_every_key_becomes_a_field(parse, field, value):
     assert getattr(parse(FULL), field) == value
+
+
+def test_speed_of_a_process_is_that_of_its_replica(parse):
+    config = parse(FULL)
+    assert [config.speed_of(process) for process in range(4)] == [1.0, 1.0, 0.5, 0.5]
+
+
+def test_replicas_are_alike_where_nothing_is_said(parse):
+    assert parse(cluster("replicas = 2")).speed_of(1) == 1.0
 
 
 def test_paths_are_relative_to_the_file(parse, tmp_path):
@@ -145,6 +159,10 @@ def test_policies_are_those_that_placement_has():
     assert tuple(placement.POLICIES) == POLICIES
 
 
+def test_routings_are_those_that_there_are():
+    assert tuple(routings.ROUTINGS) == ROUTINGS
+
+
 def test_fingerprint_tells_the_dtype_apart(parse):
     other = parse(FULL.replace("float32", "bfloat16"))
     assert parse(FULL).fingerprint_id != other.fingerprint_id
@@ -161,6 +179,8 @@ def test_fingerprint_tells_the_dtype_apart(parse):
         (cluster("replica = 2"), "cluster.replica is not a key of [cluster]; did you mean replicas?"),
         (cluster("replicas = 0"), "cluster.replicas is 0; it must be a whole number of at least 1"),
         (cluster("replicas = true"), "cluster.replicas is True; it must be a whole number"),
+        (cluster("speeds = [0]"), "cluster.speeds is [0]; it must be a positive number, such as 0.5"),
+        (cluster("replicas = 3\nspeeds = [1, 2]"), "cluster.speeds has 2 numbers for 3 replicas; give one for each"),
         (cluster('transfer = "rdma"'), "cluster.transfer is 'rdma'; it must be one of collective, stream"),
         (cluster('coordinator = "here"'), "cluster.coordinator is 'here'; 'here' is not an address"),
         (cluster('nodes = "here"'), "cluster.nodes is 'here'; it must be a list"),
@@ -179,6 +199,10 @@ def test_fingerprint_tells_the_dtype_apart(parse):
         (cluster('[adapters.preload]\n"../x" = "y"'), "'../x' must be letters, digits"),
         (cluster('[adapters]\npreload = ["x"]'), "adapters.preload is ['x']; it must be a table"),
         (cluster('[placement]\npolicy = "best"'), "placement.policy is 'best'; it must be one of ours, loraserve"),
+        (
+            cluster('[placement]\nrouting = "best"'),
+            "placement.routing is 'best'; it must be one of ours, or MODULE:NAME",
+        ),
         ("[model", "cluster.toml: Expected"),
     ],
 )

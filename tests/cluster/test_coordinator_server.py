@@ -23,7 +23,7 @@ class Control:
         self.asked.append(asked)
 
 
-@pytest.mark.parametrize(("interval_s", "drop_after_s"), [(5.0, 30.0), (90.0, 90.0)])
+@pytest.mark.parametrize(("interval_s", "drop_after_s"), [(2.0, 5.0), (90.0, 90.0)])
 def test_forecasts_and_copies_last_until_the_next_round(tmp_path, interval_s, drop_after_s):
     file = tmp_path / "cluster.toml"
     file.write_text(f'[model]\npath = "base"\n[placement]\ninterval_s = {interval_s}\n')

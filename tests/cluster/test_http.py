@@ -47,6 +47,30 @@ async def test_http_and_grpc_give_the_same_answer(tmp_path):
     assert ours == theirs == chatted
 
 
+@on_loop
+async def test_defaults_that_clients_write_out_change_nothing(tmp_path):
+    shared = {"response_format": {"type": "text"}, "min_tokens": 0, "top_k": -1, "n": 1, "metadata": {"run": "7"}}
+    silent = {"store": False, "skip_special_tokens": True, "include_stop_str_in_output": False, "prompt_logprobs": 0}
+    of_chats = {"tools": [], "tool_choice": "none", "parallel_tool_calls": True, "chat_template_kwargs": {}}
+    async with http_serving(tmp_path) as rig:
+        plain = await complete(rig), await chat(rig, max_tokens=4)
+        written = (
+            await complete(rig, **shared, **silent, add_special_tokens=True),
+            await chat(rig, max_tokens=4, **shared, **silent, **of_chats),
+        )
+    assert [reply.json["choices"] for reply in written] == [reply.json["choices"] for reply in plain]
+
+
+@on_loop
+async def test_answer_may_be_sent_back_with_all_the_empty_fields_that_a_client_gives_it(tmp_path):
+    empty = {"refusal": None, "audio": None, "function_call": None, "tool_calls": [], "annotations": []}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    async with http_serving(tmp_path) as rig:
+        plain = await chat(rig, messages=turns, max_tokens=4)
+        written = await chat(rig, messages=[turn | empty for turn in turns], max_tokens=4)
+    assert written.json["choices"] == plain.json["choices"]
+
+
 @pytest.mark.parametrize("prompt", ["hi", ["hi"], [104, 105], [[104, 105]]])
 @on_loop
 async def test_one_prompt_may_be_written_in_each_of_openai_s_ways(tmp_path, prompt):

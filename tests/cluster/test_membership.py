@@ -32,6 +32,7 @@ async def test_hello_says_who_where_and_what(tmp_path):
     joined = control_wire.hello_from_proto(hello, 0.0)
     assert (joined.spec.name, joined.spec.address, joined.spec.incarnation) == ("h0", rig.target, 7)
     assert (joined.spec.host_bytes, joined.spec.num_adapter_pages, joined.spec.max_sequences) == (1000, 1000, 4)
+    assert joined.spec.speed == 0.5
     assert (hello.fingerprint, hello.model, hello.software_version) == ("tiny/float32", "tiny", "0.0")
     assert (joined.state, joined.copies) == (HostState.STARTING, {})
 

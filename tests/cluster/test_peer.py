@@ -15,6 +15,8 @@ from lorajax.errors import CorruptAdapter, Unavailable, UnknownAdapter
 from tests.cluster.host_rig import MODEL, made
 from tests.cluster.rig import on_loop
 
+SIZE = "lorajax-total-bytes"
+
 
 @contextlib.asynccontextmanager
 async def listening(handlers):
@@ -40,7 +42,6 @@ def scripted(*streams):
     pull_one = grpc.unary_stream_rpc_method_handler(
         answer,
         request_deserializer=control_pb2.PullRequest.FromString,
-        response_serializer=control_pb2.Chunk.SerializeToString,
     )
     return grpc.method_handlers_generic_handler("lorajax.control.v1.Peer", {"Pull": pull_one})
 
@@ -50,9 +51,16 @@ def sends(buffer, start, end, total=None):
 
     async def stream(request, context):
         assert request.offset == start
-        yield control_pb2.Chunk(data=buffer[start:end], total_bytes=len(buffer) if total is None else total)
+        await context.send_initial_metadata(((SIZE, str(len(buffer) if total is None else total)),))
+        yield buffer[start:end]
 
     return stream
+
+
+def pull_call(channel, offset):
+    """The bare call."""
+    ask = channel.unary_stream("/lorajax.control.v1.Peer/Pull", control_pb2.PullRequest.SerializeToString)
+    return ask(control_pb2.PullRequest(version="ab" * 32, offset=offset))
 
 
 async def prepares_nothing(request):
@@ -115,11 +123,12 @@ async def test_buffer_is_sent_in_chunks_from_an_offset_on(from_end):
         listening(Peer(export, prepares_nothing).handlers()) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
-        stub = control_pb2_grpc.PeerStub(channel)
-        first, *rest = [chunk async for chunk in stub.Pull(control_pb2.PullRequest(version="v", offset=offset))]
-    assert first.total_bytes == len(buffer)
-    assert b"".join(chunk.data for chunk in (first, *rest)) == buffer[offset:]
-    assert max(len(chunk.data) for chunk in rest) <= CHUNK_BYTES
+        call = pull_call(channel, offset)
+        said = dict(await call.initial_metadata())
+        chunks = [chunk async for chunk in call]
+    assert said[SIZE] == str(len(buffer))
+    assert b"".join(chunks) == buffer[offset:]
+    assert max(map(len, chunks)) <= CHUNK_BYTES
 
 
 @on_loop
@@ -133,9 +142,8 @@ async def test_offset_beyond_the_end_is_refused():
         listening(Peer(export, prepares_nothing).handlers()) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
-        asked = control_pb2.PullRequest(version="v", offset=len(to_bytes(pages)))
         with pytest.raises(grpc.aio.AioRpcError, match="OUT_OF_RANGE"):
-            await control_pb2_grpc.PeerStub(channel).Pull(asked).read()
+            await pull_call(channel, len(to_bytes(pages))).read()
 
 
 @on_loop
@@ -196,6 +204,18 @@ async def test_other_version_is_corrupt(adapter, tmp_path):
     async with listening(scripted(sends(buffer, 0, len(buffer)))) as address:
         with pytest.raises(CorruptAdapter, match="wanted"):
             await pull(address, other)
+
+
+@on_loop
+async def test_peer_that_does_not_say_how_much_comes_is_not_believed(adapter):
+    buffer, known = adapter
+
+    async def stream(request, context):
+        yield buffer
+
+    async with listening(scripted(stream)) as address:
+        with pytest.raises(CorruptAdapter, match="it would send 0 bytes"):
+            await pull(address, known)
 
 
 @pytest.mark.parametrize("total", [0, 1 << 60])

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.config import ServeConfig
-from cluster.profile import _added, _num_versions, _Subject, run
+from cluster.profile import _num_versions, _Subject, add_versions, run
 from cluster.profile_points import ProfileConfig, Slo
 from lorajax.config import EngineConfig
 from tests import tiny
@@ -35,7 +35,7 @@ def test_adapters_without_room_are_refused_by_flag_before_anything_is_loaded(tmp
 def subject(tmp_path):
     engine = EchoEngine()
     versions = {
-        rank: _added(engine, read_adapter(write_adapter(tmp_path / str(rank), rank=rank)), 4) for rank in (8, 64)
+        rank: add_versions(engine, read_adapter(write_adapter(tmp_path / str(rank), rank=rank)), 4) for rank in (8, 64)
     }
     return _Subject(engine=engine, vocab_size=100, versions=versions)
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cluster.operating_points import OperatingPoints
-from cluster.routing import Ask, Router, RouterConfig
+from cluster.routing import OURS, Ask, Router, RouterConfig
+from cluster.routing_input import Routing
 from cluster.view import Adapter, HostLoad, HostState, HostView, Registration, Share, Table
 from lorajax.errors import DeadlineExceeded, Overloaded, Unavailable
 from lorajax.spec import Level
@@ -42,8 +43,8 @@ def table(*hosts, shares=None, ranks=None, num_bytes=100):
     )
 
 
-def router(*hosts, points=POINTS, config=None, **changes):
-    made = Router(config or RouterConfig(), points)
+def router(*hosts, points=POINTS, config=None, routing=OURS, **changes):
+    made = Router(config or RouterConfig(), points, routing)
     made.update(table(*hosts, **changes))
     return made
 
@@ -113,8 +114,16 @@ def test_request_spills_to_a_host_outside_the_plan_that_is_much_sooner():
 
 def test_request_does_not_spill_for_a_little():
     made = router(host("a", "v"), host("b", "v"), shares={"v": {"a": 1.0}})
-    beat(made, "a", waiting_tokens=100)
+    beat(made, "a", waiting_tokens=50)
     assert made.choose(ASK, 0.0).host == "a"
+
+
+@pytest.mark.parametrize(("ttft_p95_s", "host_name"), [(0.5, "b"), (5.0, "a")])
+def test_plan_costs_a_request_a_tenth_of_the_latency_target_at_most(ttft_p95_s, host_name):
+    config = RouterConfig(ttft_p95_s=ttft_p95_s)
+    made = router(host("a", "v"), host("b", "v"), config=config, shares={"v": {"a": 1.0}})
+    beat(made, "a", waiting_tokens=100)
+    assert made.choose(ASK, 0.0).host == host_name
 
 
 def test_spill_counts_the_fetch():
@@ -314,3 +323,45 @@ def test_adapter_on_many_hosts_reaches_all_of_them():
     names = [f"h{number:02}" for number in range(40)]
     made = router(*(host(name, "v") for name in names), shares={"v": dict.fromkeys(names, 1 / 40)})
     assert {send(made, f"r{number}") for number in range(40)} == set(names)
+
+
+def judging(score, **limits):
+    """A routing, and the hosts that it was asked to judge, in that order."""
+    seen = []
+
+    def judged(ask, candidate, view):
+        seen.append(candidate.name)
+        return score(ask, candidate, view)
+
+    return Routing(score=judged, **limits), seen
+
+
+def test_another_routing_judges_every_host_and_the_lowest_score_is_taken():
+    routing, seen = judging(lambda _ask, candidate, _view: -ord(candidate.name))
+    made = router(*map(host, "abcdefgh"), routing=routing, shares={"v": {"a": 1.0}})
+    assert made.choose(ASK, 0.0).host == "h"
+    assert sorted(seen) == list("abcdefgh")
+
+
+def test_a_routing_may_judge_hosts_of_the_plan_alone():
+    routing, seen = judging(lambda *_: 0.0, num_spill=0)
+    made = router(*map(host, "abcd"), routing=routing, shares={"v": {"d": 0.5, "c": 0.5}})
+    assert made.choose(ASK, 0.0).host == "c"
+    assert sorted(seen) == ["c", "d"]
+
+
+def test_a_routing_sees_the_plan_of_the_largest_adapter():
+    plans = []
+    routing = Routing(score=lambda _ask, _candidate, view: plans.append(view.shares) or 0.0)
+    made = router(host("a"), routing=routing, ranks={"v": 8, "w": 16}, shares={"v": {"a": 1.0}, "w": {"b": 1.0}})
+    made.choose(replace(ASK, versions=("v", "w")), 0.0)
+    made.choose(BASE, 0.0)
+    assert plans == [(Share("b", 1.0),), ()]
+
+
+def test_a_host_that_would_be_late_is_taken_by_no_routing():
+    routing, _ = judging(lambda _ask, candidate, _view: ord(candidate.name))
+    made = router(host("a"), host("b"), routing=routing)
+    serve_as_predicted(made)
+    made.beat("a", HostState.SERVING, HostLoad(num_waiting=1, waiting_tokens=9000), None, 0.0)
+    assert made.choose(replace(BASE, deadline_s=1.0), 0.0).host == "b"

@@ -4,9 +4,12 @@ import asyncio
 import random
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from cluster import serving_pb2 as pb
-from tests.cluster.rig import answer, code, on_loop, refusal, request, serving
+from cluster.admission import Admission
+from cluster.worker_adapters import Adapters
+from tests.cluster.rig import answer, code, config, on_loop, parts, refusal, request, serving
 from tests.fakes import write_adapter
 
 
@@ -67,6 +70,17 @@ async def test_replacing_leaves_running_requests_on_their_version(tmp_path):
     assert (list(old_final.adapter_versions), list(new_final.adapter_versions)) == ([old.version], [new.version])
     assert old_text != new_text
     assert list(rig.engine.adapters) == [new.version]
+
+
+@on_loop
+async def test_version_that_went_before_its_turn_is_forgotten_in_silence(tmp_path, caplog):
+    async with serving(tmp_path) as rig:
+        gone = (await rig.load("sql")).version
+        await rig.adapters.Unload(pb.UnloadAdapterRequest(name="sql"))
+        adapters = Adapters(config(tmp_path), parts(rig.engine, rig.tokenizer, CollectorRegistry()), Admission(1))
+        adapters.forget([gone])
+        await adapters.settled()
+    assert not caplog.records
 
 
 @on_loop

@@ -1,13 +1,18 @@
 """Placements that others use, as functions of the type `placement_input.Policy`. Owns: them. Does not: run them.
 
-A cluster takes one by name: `[placement] policy = "benchmarks.policies:contiguous"`.
+A cluster takes one by name: `[placement] policy = "benchmarks.baselines.placements:contiguous"`.
 """
 
 from collections.abc import Sequence
 from random import Random
 
+import numpy as np
+
 from cluster.placement_input import PlacementInput
 from cluster.view import Adapter, HostName, Share, Shares
+
+_PART = 0.5
+"""Of a mean host's tokens: what one copy of an adapter is to carry at most, by rendezvous hashing."""
 
 
 def random(given: PlacementInput) -> Shares:
@@ -32,8 +37,40 @@ def contiguous(given: PlacementInput) -> Shares:
 
 
 def replicated(given: PlacementInput) -> Shares:
-    """Everything everywhere: requests go to the least loaded host."""
+    """Everything everywhere."""
     return {version: _equal(_hosts(given)) for version in given.adapters}
+
+
+def rendezvous(given: PlacementInput) -> Shares:
+    """The hosts with the highest hashes with the adapter; more of them, the more tokens it wants, whatever its rank.
+
+    A host that comes or goes moves only what it must. Source: Thaler and Ravishankar 1998; the number of copies is the
+    proposal for NVIDIA Dynamo's.
+    """
+    hosts = _hosts(given)
+    if not hosts:
+        return {}
+    tokens = {version: demand.mean for version, demand in given.demand.items()}
+    each = _PART * sum(tokens.values()) / len(hosts)
+    keys = np.array([_key(host) for host in hosts], np.uint64)
+    shares = {}
+    for version, adapter in given.adapters.items():
+        wanted = -(-tokens.get(version, 0.0) // each) if each else 1
+        num_copies = min(len(hosts), max(_num_copies(adapter, hosts), int(wanted)))
+        best = np.argsort(_mixed(keys ^ np.uint64(_key(version))))[:num_copies]
+        shares[version] = _equal([hosts[number] for number in best.tolist()])
+    return shares
+
+
+def _key(name: str) -> int:
+    return Random(name).getrandbits(64)
+
+
+def _mixed(keys: np.ndarray) -> np.ndarray:
+    """64-bit hashes of numbers. Source: splitmix64's finaliser, Steele et al. 2014."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
 
 
 def _hosts(given: PlacementInput) -> list[HostName]:

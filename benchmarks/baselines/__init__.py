@@ -1,0 +1,1 @@
+"""What others do: placements and routings as functions of the same types as ours."""

@@ -1,0 +1,1 @@
+"""What became of requests: statistics, tables, files, pictures, comparisons."""

@@ -1,0 +1,1 @@
+"""Hours of a cluster in minutes: the product's control plane and scheduler on a virtual clock."""

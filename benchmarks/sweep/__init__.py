@@ -1,0 +1,1 @@
+"""Sweeps: which simulations there are, the search for the most load. Judges and draws nothing."""

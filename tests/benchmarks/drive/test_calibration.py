@@ -1,0 +1,45 @@
+"""Step records of real hosts, as the steps that a model is fitted to."""
+
+from benchmarks.drive.calibration import steps_of
+from cluster.step_log import LoggedChunk, LoggedStep
+from lorajax.config import EngineConfig
+from lorajax.limits import EngineLimits
+
+ENGINE = EngineConfig(kv_bytes=1, adapter_bytes=1, host_adapter_bytes=1, max_batch_tokens=256, max_sequences=8)
+LIMITS = EngineLimits(config=ENGINE, num_kv_pages=100, num_adapter_pages=10, max_model_len=4096)
+RANKS = {"aa": 8, "bb": 64}
+
+
+def chunk(request, start, num_tokens, adapters=""):
+    return LoggedChunk(request, start, num_tokens, adapters, 0)
+
+
+def step(began_s, *chunks, num_writes=0):
+    return LoggedStep(began_s, began_s + 0.001, num_writes, chunks)
+
+
+def test_a_step_lasts_until_the_next_one_of_a_request_begins():
+    log = [step(1.0, chunk("r", 0, 5)), step(1.25, chunk("r", 5, 1)), step(1.75, chunk("r", 6, 1))]
+    assert [one.seconds for one in steps_of(log, LIMITS, RANKS)] == [0.25, 0.5]
+
+
+def test_a_step_after_which_the_engine_may_have_waited_does_not_count():
+    log = [step(1.0, chunk("r", 0, 5)), step(1.2, chunk("s", 0, 5)), step(1.3, chunk("s", 5, 1))]
+    assert [one.seconds for one in steps_of(log, LIMITS, RANKS)] == [1.3 - 1.2]
+
+
+def test_what_it_computed_is_counted_by_rank():
+    log = [
+        step(1.0, chunk("r", 0, 100, "aa"), chunk("s", 30, 1, "bb"), chunk("t", 7, 1), num_writes=2),
+        step(1.1, chunk("r", 100, 1, "aa")),
+    ]
+    (found,) = steps_of(log, LIMITS, RANKS)
+    assert (found.work.prefill_tokens, found.work.decode_sequences, found.num_writes) == (100, 2, 2)
+    assert (found.work.prefill_by_rank, found.work.decode_by_rank) == ({8: 100}, {64: 1, 0: 1})
+    assert found.work.context_tokens == 100 + 31 + 8
+    assert sorted(found.work.adapter_ranks) == [8, 64]
+
+
+def test_its_shape_is_the_one_that_it_was_padded_to():
+    log = [step(1.0, chunk("r", 0, 100)), step(1.1, chunk("r", 100, 1)), step(1.2, chunk("r", 101, 1))]
+    assert [one.shape_tokens for one in steps_of(log, LIMITS, RANKS)] == [160, 8]

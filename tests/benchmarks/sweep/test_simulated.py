@@ -1,0 +1,76 @@
+"""How a case becomes a simulation."""
+
+import pytest
+
+from benchmarks.sweep import simulated
+from benchmarks.sweep.simulated import Plan
+from benchmarks.sweep.tasks import AS_IT_IS, CALM, CROWD, INTERFERENCE, Task
+from tests.benchmarks.outcomes.made_sweep import case
+
+
+def _plan(folder, text=None, duration_s=10.0):
+    if text is not None:
+        (folder / "settings.toml").write_text(text)
+    return Plan(
+        hardware="a100-tp4-llama-7b-slora",
+        duration_s=duration_s,
+        interval_s=30.0,
+        store=folder / "store",
+        settings_file=None if text is None else folder / "settings.toml",
+    )
+
+
+def _task(variant=AS_IT_IS, rate=4.0, **where):
+    return Task(case=case(**where), rate=rate, variant=variant)
+
+
+def _requests(plan, variant, **where):
+    return simulated._workload(plan, _task(variant, **where)).arrivals
+
+
+def test_point_is_simulated_once(tmp_path):
+    plan = _plan(tmp_path)
+    first = plan.point(_task())
+    stored = next((tmp_path / "store").rglob("*.json"))
+    stored.write_text(stored.read_text().replace(f'"rate": {first.rate}', '"rate": 5.0'))
+    assert plan.point(_task()).rate == 5.0
+
+
+def test_point_of_another_duration_is_another(tmp_path):
+    _plan(tmp_path).point(_task())
+    _plan(tmp_path, duration_s=12.0).point(_task())
+    assert len(list((tmp_path / "store").rglob("*.json"))) == 2
+
+
+def test_crowd_comes_on_top_of_the_same_requests(tmp_path):
+    calm, crowded = (_requests(_plan(tmp_path), variant) for variant in (CALM, CROWD))
+    assert tuple(one for one in crowded if one.adapter != "cold") == calm
+    assert len(crowded) > len(calm)
+
+
+def test_ranks_beside_each_other_are_8_and_128_by_turns(tmp_path):
+    workload = simulated._workload(_plan(tmp_path), _task(INTERFERENCE))
+    assert [workload.ranks[name] for name in sorted(workload.ranks)[:4]] == [8, 128, 8, 128]
+
+
+def test_host_is_lost_in_the_busiest_stretch(tmp_path):
+    workload = simulated._workload(_plan(tmp_path, duration_s=1000.0), _task(CROWD))
+    assert 500 < simulated._peak_s(workload) < 600
+
+
+def test_settings_of_ones_own_have_their_own_names(tmp_path):
+    plan = _plan(tmp_path, '[mine]\nworkload = "zipf"\nadapters = 7\n')
+    assert plan.settings()[-1] == "mine"
+    assert len(simulated._workload(plan, _task(setting="mine")).ranks) == 7
+
+
+@pytest.mark.parametrize("text", ["no toml", "[mine]\nadaptors = 7\n", '[mine]\nworkload = "nothing"\n', "mine = 7\n"])
+def test_file_without_settings_is_refused_by_name(tmp_path, text):
+    with pytest.raises(ValueError, match=r"settings.toml holds no settings .*; see `sweep --help`"):
+        _plan(tmp_path, text).settings()
+
+
+def test_bound_allows_what_is_little_and_not_what_is_much(tmp_path):
+    plan = _plan(tmp_path, duration_s=60.0)
+    assert plan.is_possible(case(), 1.0)
+    assert not plan.is_possible(case(), 100.0)
