@@ -121,7 +121,9 @@ def _foreign(name: str, found: re.Match[str] | None, model: ModelSpec) -> Malfor
         )
     is_saved_whole = name.endswith(("lm_head.weight", "embed_tokens.weight"))
     advice = "train without it" + (", or save with save_embedding_layers=False" if is_saved_whole else "")
-    return UnsupportedAdapter(f"{WEIGHTS}: tensor {brief(name)} is not lora_A or lora_B of {', '.join(TARGETS)}; {advice}")
+    return UnsupportedAdapter(
+        f"{WEIGHTS}: tensor {brief(name)} is not lora_A or lora_B of {', '.join(TARGETS)}; {advice}"
+    )
 
 
 def _check(names: Names, entries: Mapping[str, TensorEntry], claimed: Mapping[Module, Claim], model: ModelSpec) -> None:

@@ -22,14 +22,26 @@ _Nothing = Annotated[list[object], msgspec.Meta(max_length=0)] | None
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's, of /v1/completions
 _DEFAULT_TEMPERATURE = 1.0  # OpenAI's; gRPC's own default is greedy
 _ONLY: Mapping[str, tuple[object, ...]] = {
-    # OpenAI's
-    **{"n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logit_bias": ({},)},
-    **{"response_format": ({"type": "text"},), "store": (False,), "service_tier": ("auto", "default")},
-    **{"tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto")},
-    # vLLM's
-    **{"min_tokens": (0,), "prompt_logprobs": (0,), "use_beam_search": (False,), "length_penalty": (1,)},
-    **{"skip_special_tokens": (True,), "include_stop_str_in_output": (False,), "add_special_tokens": (True,)},
-    **{"add_generation_prompt": (True,), "continue_final_message": (False,), "chat_template_kwargs": ({},)},
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    # From here on vLLM's.
+    "min_tokens": (0,),
+    "skip_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "add_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template_kwargs": ({},),
 }
 """Fields that are taken with these values alone, which change nothing: clients write their defaults out."""
 _SAMPLING_FIELDS = (
@@ -73,9 +85,6 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stop_token_ids: list[_TokenId] | None = None
     ignore_eos: bool | None = None
     min_tokens: object = None
-    prompt_logprobs: object = None
-    use_beam_search: object = None
-    length_penalty: object = None
     skip_special_tokens: object = None
     include_stop_str_in_output: object = None
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import psutil
 
-from checkpoints import base, names
+from checkpoints import base, names, tokenizer
 from cluster.config import format_bytes
 from cluster.launch_plan import Plan
 from lorajax.bundled import HOW_TO_GET_MODEL
+from lorajax.chat import NoChatTemplate
 from lorajax.config import EngineConfig
 from lorajax.errors import LorajaxError
 from lorajax.preflight import Verdict, examine_node, open_files, port
@@ -87,7 +88,17 @@ def _model(model: str | None, engine: EngineConfig, *, num_devices: int, num_hos
         return
     shape = f"{spec.family}, {spec.num_layers} layers, hidden {spec.hidden_size}, context {spec.max_model_len} tokens"
     yield Verdict(grade="ok", subject="model", words=f"{model}: {shape}")
+    yield _tokenizer(Path(model))
     yield _memory(spec, engine, num_devices, num_hosts)
+
+
+def _tokenizer(model: Path) -> Verdict:
+    try:
+        encoder, template = tokenizer.load(model)
+    except LorajaxError as error:
+        return Verdict(grade="broken", subject="tokenizer", words=str(error))
+    chats = "no chat template" if isinstance(template, NoChatTemplate) else "a chat template"
+    return Verdict(grade="ok", subject="tokenizer", words=f"{encoder.vocab_size} tokens, {chats}")
 
 
 def _memory(spec: ModelSpec, engine: EngineConfig, num_devices: int, num_hosts: int) -> Verdict:

@@ -50,7 +50,7 @@ async def test_http_and_grpc_give_the_same_answer(tmp_path):
 @on_loop
 async def test_defaults_that_clients_write_out_change_nothing(tmp_path):
     shared = {"response_format": {"type": "text"}, "min_tokens": 0, "top_k": -1, "n": 1, "metadata": {"run": "7"}}
-    silent = {"store": False, "skip_special_tokens": True, "include_stop_str_in_output": False, "prompt_logprobs": 0}
+    silent = {"store": False, "skip_special_tokens": True, "include_stop_str_in_output": False}
     of_chats = {"tools": [], "tool_choice": "none", "parallel_tool_calls": True, "chat_template_kwargs": {}}
     async with http_serving(tmp_path) as rig:
         plain = await complete(rig), await chat(rig, max_tokens=4)

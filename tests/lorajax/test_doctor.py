@@ -9,6 +9,7 @@ from lorajax.cli import main
 from lorajax.config import EngineConfig
 from lorajax.doctor import examine
 from tests.tiny import write_model
+from tests.tiny_text import byte_level
 
 MIB = 2**20
 SMALL = EngineConfig(kv_bytes=MIB, adapter_bytes=MIB, host_adapter_bytes=MIB)
@@ -17,6 +18,7 @@ SMALL = EngineConfig(kv_bytes=MIB, adapter_bytes=MIB, host_adapter_bytes=MIB)
 @pytest.fixture
 def model(tmp_path):
     write_model(tmp_path / "model", "llama", seed=0)
+    byte_level().save(str(tmp_path / "model" / "tokenizer.json"))
     return str(tmp_path / "model")
 
 
@@ -53,6 +55,11 @@ def test_missing_model_says_how_to_get_one(free):
 def test_what_is_no_model_is_broken_and_has_no_memory_plan(tmp_path, free):
     found = grades(str(tmp_path), free)
     assert (found["model"], "memory" in found) == ("broken", False)
+
+
+def test_model_without_a_tokenizer_is_broken(tmp_path, free):
+    write_model(tmp_path, "llama", seed=0)
+    assert grades(str(tmp_path), free)["tokenizer"] == "broken"
 
 
 def test_plan_above_the_machine_is_broken_and_names_the_flags(model, free):
