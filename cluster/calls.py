@@ -20,6 +20,8 @@ class Chat:
     """A conversation: (role, content) of each message."""
 
     messages: tuple[tuple[str, str], ...]
+    enable_thinking: bool | None = None
+    """For templates that know it; None: the template's own default."""
 
 
 type Prompt = str | tuple[int, ...] | Chat

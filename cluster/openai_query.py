@@ -41,7 +41,6 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
     "add_special_tokens": (True,),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
-    "chat_template_kwargs": ({},),
 }
 """Fields that are taken with these values alone, which change nothing: clients write their defaults out."""
 _SAMPLING_FIELDS = (
@@ -106,6 +105,12 @@ class TextPart(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag
     text: str
 
 
+class TemplateOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """What a chat template is told: vLLM's field, of which only this one is known."""
+
+    enable_thinking: bool | None = None
+
+
 class Message(msgspec.Struct, forbid_unknown_fields=True):
     """One turn of a conversation."""
 
@@ -138,7 +143,7 @@ class ChatBody(_Asked, kw_only=True):
     function_call: object = None
     add_generation_prompt: object = None
     continue_final_message: object = None
-    chat_template_kwargs: object = None
+    chat_template_kwargs: TemplateOptions | None = None
 
 
 class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -198,7 +203,10 @@ def chat_query(data: bytes, base_model: str) -> Query:
         raise BadRequest("the chat has no messages; send at least one", "messages")
     if body.top_logprobs is not None and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true", "top_logprobs")
-    prompt = Chat(messages=tuple((message.role, _text(message.content)) for message in body.messages))
+    prompt = Chat(
+        messages=tuple((message.role, _text(message.content)) for message in body.messages),
+        enable_thinking=None if body.chat_template_kwargs is None else body.chat_template_kwargs.enable_thinking,
+    )
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     return _query(body, prompt, max_tokens, (body.top_logprobs or 0) if body.logprobs else None, base_model)
 

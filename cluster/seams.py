@@ -91,7 +91,7 @@ class Tokenizer(Protocol):
 class Template(Protocol):
     """The model's chat template."""
 
-    def render(self, messages: Sequence[tuple[str, str]]) -> str:
+    def render(self, messages: Sequence[tuple[str, str]], *, enable_thinking: bool | None = None) -> str:
         """The conversation as the model expects it. Raises BadRequest for what it cannot take."""
 
 

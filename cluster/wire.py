@@ -90,7 +90,11 @@ def _prompt(message: serving_pb2.GenerateRequest) -> Prompt:
         case "token_ids" if message.token_ids.ids:
             return tuple(message.token_ids.ids)
         case "chat" if message.chat.messages:
-            return Chat(messages=tuple((turn.role, turn.content) for turn in message.chat.messages))
+            chat = message.chat
+            return Chat(
+                messages=tuple((turn.role, turn.content) for turn in chat.messages),
+                enable_thinking=chat.enable_thinking if chat.HasField("enable_thinking") else None,
+            )
         case None:
             raise errors.BadRequest("the request has no prompt; set text, token_ids or chat", "prompt")
         case field:

@@ -150,7 +150,8 @@ class Inference:
                 return tuple(await asyncio.to_thread(self._encode_chat, chat))
 
     def _encode_chat(self, chat: Chat) -> list[int]:
-        return self._parts.tokenizer.encode_chat(self._parts.template.render(chat.messages))
+        text = self._parts.template.render(chat.messages, enable_thinking=chat.enable_thinking)
+        return self._parts.tokenizer.encode_chat(text)
 
     async def _run(self, request: Request, flight: Flight, arrived_s: float) -> AsyncGenerator[Shown | Completion]:
         transcript = Transcript(self._parts.tokenizer.stream(request.sampling.stop))

@@ -63,8 +63,16 @@ class ChatTemplate:
                 f"line {error.lineno} of the chat template is not valid Jinja: {error.message}"
             ) from None
 
-    def render(self, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[tuple[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        enable_thinking: bool | None = None,
+    ) -> str:
         """Prompt text of (role, content) messages, for `Tokenizer.encode_chat` alone.
+
+        `enable_thinking` is for templates that ask for it; with None they do not hear of it.
 
         Raises: BadRequest if there is no message, a role is unknown, the template refuses, or the text is too long.
         """
@@ -77,6 +85,8 @@ class ChatTemplate:
             "tools": None,
             "documents": None,
         }
+        if enable_thinking is not None:
+            context["enable_thinking"] = enable_thinking
         try:
             return self._text(context)
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -114,7 +124,13 @@ class ChatTemplate:
 class NoChatTemplate:
     """Stands in for the template of a model that has none."""
 
-    def render(self, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[tuple[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        enable_thinking: bool | None = None,
+    ) -> str:
         """Refuse every chat.
 
         Raises: BadRequest, always.

@@ -199,7 +199,7 @@ class ByteTokenizer:
 class PlainTemplate:
     """Writes `role: content` lines; takes no role but these two."""
 
-    def render(self, messages: Sequence[tuple[str, str]]) -> str:
+    def render(self, messages: Sequence[tuple[str, str]], *, enable_thinking: bool | None = None) -> str:
         for index, (role, _) in enumerate(messages):
             if role not in ("user", "assistant"):
                 raise BadRequest(f"role {role!r}; use user or assistant", f"chat.messages[{index}].role")

@@ -1,4 +1,4 @@
-"""What became of requests. Owns: these records, which every driver writes and every statistic reads. Computes nothing."""
+"""What became of requests. Owns: these records; drivers write them, statistics read them. Computes nothing."""
 
 import math
 from collections.abc import Mapping

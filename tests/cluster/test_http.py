@@ -1,9 +1,11 @@
 """HTTP over loopback: completions, whole and streamed, and how they end."""
 
 import asyncio
+import json
 
 import pytest
 
+from cluster.openai_query import chat_query
 from lorajax.errors import EngineFailure
 from tests.cluster.http_rig import chat, complete, http_serving, leave, opened, submitted
 from tests.cluster.rig import answer, on_loop, request
@@ -277,3 +279,10 @@ async def test_failure_after_the_first_token_is_the_last_event(tmp_path):
     assert reply.data.endswith(b"\n\n")
     assert b'data: {"error":' in reply.data.split(b"\n\n")[-2]
     assert b"[DONE]" not in reply.data
+
+
+@pytest.mark.parametrize("options", [{"enable_thinking": False}, {"enable_thinking": True}, {}, None])
+def test_chat_template_is_told_to_think_as_vllm_s_clients_say_it(options):
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": options}
+    prompt = chat_query(json.dumps(body).encode(), "tiny").call.prompt
+    assert prompt.enable_thinking is (options or {}).get("enable_thinking")

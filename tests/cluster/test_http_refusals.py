@@ -90,7 +90,7 @@ async def test_bad_field_is_refused_by_its_name_and_the_engine_lives_on(tmp_path
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"tone": "loud"}}, "chat_template_kwargs.tone"),
         ({"prompt": "hi"}, "prompt"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": 1}, "logprobs"),

@@ -94,3 +94,10 @@ def test_passing_troubles_say_when_to_try_again(kind):
     metadata = dict(wire.status_of(wire.verdict_of(kind("later", retry_s=1.5), "i1")).trailing_metadata)
     assert metadata["grpc-retry-pushback-ms"] == "1500"
     assert error_details_pb2.RetryInfo.DESCRIPTOR.full_name.encode() in metadata["grpc-status-details-bin"]
+
+
+@pytest.mark.parametrize("thinks", [None, True, False])
+def test_chat_says_whether_to_think_only_where_its_caller_does(thinks):
+    fields = {} if thinks is None else {"enable_thinking": thinks}
+    chat = pb.Chat(messages=[pb.Message(role="user", content="hi")], **fields)
+    assert wire.call_from_proto(pb.GenerateRequest(chat=chat)).prompt.enable_thinking is thinks

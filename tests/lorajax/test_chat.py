@@ -84,6 +84,12 @@ def test_templates_run_as_in_hugging_face(source, text):
     assert template(source, bos_token="<s>").render(HI) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(None, "unset"), (True, "True"), (False, "False")])
+def test_template_hears_of_thinking_only_where_the_caller_says(value, text):
+    source = "{% if enable_thinking is defined %}{{ enable_thinking }}{% else %}unset{% endif %}"
+    assert template(source).render(HI, enable_thinking=value) == text
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
