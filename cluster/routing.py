@@ -1,9 +1,10 @@
 """Which host answers a request. Owns: the choice, by the plan and by what hosts do now. Does not: send.
 
 The placement's shares give the candidates, and a few of the least busy hosts stand beside them. Each is judged by when
-it would have the answer ready. Hosts that are about equal take turns in the proportions of the shares, and a host
-outside the plan must be clearly better. An adapter on the device makes its host sooner by what loading it would take:
-that is all the stickiness there is. Another `Routing` than OURS judges otherwise, and as many hosts as it wants.
+it would have the answer ready, and by what a larger rank costs the others there. Hosts that are about equal take turns
+in the proportions of the shares; a host outside the plan must be clearly better, one without a copy most of all. An
+adapter on the device makes its host sooner by what loading it would take: that is all the stickiness there is. Another
+`Routing` than OURS judges otherwise, and as many hosts as it wants.
 """
 
 import heapq
@@ -29,7 +30,10 @@ __all__ = ["OURS", "Ask", "Fetch", "Route", "Router", "RouterConfig"]
 _LAST_RESORTS = 4
 """Least busy hosts that are judged where no other is left."""
 _PART = 0.1
-"""Of the latency target: what the plan may cost a request at most."""
+"""Of the latency target: what the plan may cost a request at most where copies are."""
+_NEW_COPY = 0.25
+"""Of the latency target: how much sooner a host must be for a copy that nobody planned. A few copies then do for all
+that spills: memory of the hosts and bytes moved stay low, and the 95th percentile of waits gains nothing by more."""
 _LOAD_SPEEDUP = 10.0
 """How much sooner an adapter comes from host memory than from another host."""
 _FIRST_GUESS_TOKENS = 128.0
@@ -58,14 +62,27 @@ class Route:
     chosen_s: float
 
 
-def _score_s(_: Ask, candidate: Candidate, view: View) -> float:
-    """When it would have the answer ready, and what the plan has against it."""
+def _score_s(ask: Ask, candidate: Candidate, view: View) -> float:
+    """When it would have the answer ready, what that costs the others there, and what the plan has against it."""
+    config = view.config
+    score_s = candidate.last_s + min(_raised_s(candidate, view), config.ttft_p95_s)
     if view.leads is None:
-        return candidate.last_s
-    config, most_s = view.config, _PART * view.config.ttft_p95_s
+        return score_s
+    most_s = _PART * config.ttft_p95_s
     if candidate.name in view.leads:
-        return candidate.last_s + min(config.patience_s, most_s) * view.leads[candidate.name] / FAR
-    return candidate.last_s + min(config.spill_s, most_s)
+        return score_s + min(config.patience_s, most_s) * view.leads[candidate.name] / FAR
+    if all(map(candidate.host.holds, ask.versions)):
+        return score_s + min(config.spill_s, most_s)
+    return score_s + _NEW_COPY * config.ttft_p95_s
+
+
+def _raised_s(candidate: Candidate, view: View) -> float:
+    """What all who decode there lose together where kernels pad them to a rank that is larger than theirs."""
+    host, work = candidate.host, candidate.work
+    if not (view.mixing and host.ranks) or work.rank <= (largest := max(host.ranks)):
+        return 0.0
+    longer_s = view.mixing * host.num_requests * (view.cost_s(work.rank) - view.cost_s(largest)) / host.spec.speed
+    return work.new_tokens * host.num_requests * longer_s
 
 
 OURS = Routing(score=_score_s, max_planned=8, num_spill=4)

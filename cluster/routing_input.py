@@ -18,7 +18,8 @@ class RouterConfig:
     """Delay accepted so that traffic follows the shares. Small follows the queues; large follows the plan. Ours takes a
     tenth of the latency target where that is less."""
     spill_s: float = 0.5
-    """How much sooner a host outside the plan must be, beside fetching the adapter; likewise."""
+    """How much sooner a host outside the plan that has a copy must be; likewise. One without must be a quarter
+    of the latency target sooner."""
     avoid_s: float = 2.0
     """A host to which a connection failed is avoided for this long."""
     ttft_p95_s: float = 2.0

@@ -126,6 +126,13 @@ def test_plan_costs_a_request_a_tenth_of_the_latency_target_at_most(ttft_p95_s, 
     assert made.choose(ASK, 0.0).host == host_name
 
 
+@pytest.mark.parametrize(("copies", "host_name"), [(("v",), "b"), ((), "a")])
+def test_new_copy_must_save_more_than_one_that_is_there(copies, host_name):
+    made = router(host("a", "v"), host("b", *copies), shares={"v": {"a": 1.0}}, num_bytes=1)
+    beat(made, "a", waiting_tokens=150)
+    assert made.choose(ASK, 0.0).host == host_name
+
+
 def test_spill_counts_the_fetch():
     made = router(host("a", "v"), host("b"), shares={"v": {"a": 1.0}}, num_bytes=60_000)
     beat(made, "a", waiting_tokens=5000)
@@ -222,6 +229,20 @@ def test_padded_ranks_keep_small_requests_off_hosts_with_large_ones():
     large_on = send(made, "large")
     made.first_token("large", 0.0)
     assert made.choose(replace(BASE, max_tokens=100), 0.0).host != large_on
+
+
+@pytest.mark.parametrize(("mixing", "host_name"), [(1.0, "a"), (0.0, "b")])
+def test_large_rank_stays_off_a_host_where_it_would_slow_many_small_ones(mixing, host_name):
+    points = replace(POINTS, mixing=mixing)
+    shares = {"v": {"a": 0.5, "b": 0.5}, "small": {"b": 1.0}}
+    ranks = {"v": 100, "small": 1}
+    made = router(host("a", "v"), host("b", "v", "small"), points=points, shares=shares, ranks=ranks)
+    send(made, "large")
+    beat(made, "a", waiting_tokens=200)
+    for number in range(10):
+        send(made, f"small{number}", replace(ASK, versions=("small",)))
+        made.first_token(f"small{number}", 0.0)
+    assert made.choose(ASK, 0.0).host == host_name
 
 
 def test_request_with_several_adapters_goes_by_the_largest():
