@@ -27,8 +27,11 @@ MAX_FETCHES = 4
 MAX_ORDERED = 2
 """Of these, those that only the coordinator wants: requests that wait for theirs overtake."""
 
-type Pull = Callable[[str, Adapter], Awaitable[HostAdapter]]
-"""Brings an adapter from the host at an address. Raises LorajaxError."""
+type Pull = Callable[[str, Adapter, Callable[[], bool]], Awaitable[HostAdapter]]
+"""Brings an adapter from the host at an address, gently while the last does not say that somebody waits for it.
+
+Raises LorajaxError.
+"""
 
 
 class AdapterPool:
@@ -49,6 +52,8 @@ class AdapterPool:
         self._pull = pull
         self._on_change = on_change
         self._fetches: dict[Version, asyncio.Task[Arrival]] = {}
+        self._awaited: set[Version] = set()
+        """Of those, what requests wait for."""
         self._turns: WeakValueDictionary[Version, asyncio.Lock] = WeakValueDictionary()
         self._fetching = asyncio.Semaphore(MAX_FETCHES)
         self._ordered = asyncio.Semaphore(MAX_ORDERED)
@@ -73,7 +78,7 @@ class AdapterPool:
     async def fetch(self, hint: Hint) -> Arrival:
         """As `ensure`, for nobody who waits: after what requests need."""
         async with self._ordered:
-            return await self.ensure(hint)
+            return await self._shared(hint)
 
     async def ensure(self, hint: Hint) -> Arrival:
         """Have an adapter in this host's memory, and nameable; who leaves early does not stop it for others.
@@ -81,6 +86,10 @@ class AdapterPool:
         Raises: Unavailable where no peer gave it and its store cannot be read here; AdapterError if it cannot be
         served.
         """
+        self._awaited.add(hint.adapter.version)
+        return await self._shared(hint)
+
+    async def _shared(self, hint: Hint) -> Arrival:
         version = hint.adapter.version
         if (fetch := self._fetches.get(version)) is None:
             fetch = self._fetches[version] = asyncio.create_task(self._fetch(hint))
@@ -96,6 +105,7 @@ class AdapterPool:
 
     def _fetched(self, version: Version, fetch: asyncio.Task[Arrival]) -> None:
         del self._fetches[version]
+        self._awaited.discard(version)
         if not fetch.cancelled() and fetch.exception() is None and fetch.result() != HERE:
             self._on_change()
 
@@ -126,7 +136,7 @@ class AdapterPool:
         refusals = []
         for host, address in hint.peers:
             try:
-                adapter = await self._pull(address, hint.adapter)
+                adapter = await self._pull(address, hint.adapter, lambda: hint.adapter.version in self._awaited)
                 _check(adapter, hint.adapter, self._model)
             except LorajaxError as error:
                 refusals.append(f"host {host}: {error}")

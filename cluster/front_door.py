@@ -6,6 +6,7 @@ has had no token is tried elsewhere when its host refuses or is lost; one that h
 
 import asyncio
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from cluster.view import MAX_PEERS, HostLoad, HostName, HostState, HostView, Reg
 from lorajax.errors import DuplicateRequest, Unavailable, UnknownAdapter
 from lorajax.spec import Level, Version
 
+_LOG = logging.getLogger("lorajax")
 MAX_TRIES = 4
 TENANT_KEY = "lorajax-tenant"
 PER_SEQUENCE = 2
@@ -193,6 +195,8 @@ class FrontDoor:
         host = attempt.route.host
         if error is None or _is_gone(error):
             self._router.failed(host, time.monotonic())
+            why = "the cluster lost it" if error is None else f"{error.code().name}: {error.details()}"
+            _LOG.warning("host %s does not answer: %s", host, why)
             if attempt.num_replies:
                 words = f"host {host} was lost after {attempt.num_replies} replies; ask again"
                 raise wire.Relayed(grpc.StatusCode.ABORTED, words)

@@ -5,6 +5,7 @@ Does not: decide who asks whom (adapter_pool.py), keep adapters, or send by coll
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 
 import grpc
@@ -27,6 +28,9 @@ PREPARE_S = HANDSHAKE_S + TRANSFER_S
 """How long a sender may have to wait for its turn."""
 STALL_S = 5.0
 """How long a peer may send nothing."""
+_PAUSES = 6.0
+"""How much longer than a chunk's work on the event loop a pull that nobody waits for pauses after it: a step that runs
+meanwhile loses little of its cores. Larger disturbs less, and brings adapters later."""
 MIN_BYTES_PER_S = 4e6
 """A peer that is slower than this over a whole adapter is given up."""
 _MAX_HEADER_BYTES = 2**16
@@ -90,27 +94,31 @@ class Peer:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"not read within {SEND_S:g} s; ask for the rest")
 
     async def _send(self, adapter: HostAdapter, offset: int, context: grpc.aio.ServicerContext) -> None:
-        parts = pieces(adapter)
-        hashing = asyncio.ensure_future(self._checksum(adapter.spec.version, parts))  # while the pages are on their way
+        version, parts, digest = adapter.spec.version, pieces(adapter), hashlib.sha256()
+        known = self._checksums.get(version)
         total = sum(len(part) for part in parts) + CHECKSUM_BYTES
         if offset >= total:
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"offset {offset} of {total} bytes")
+        if known is None and offset:
+            known = await asyncio.to_thread(checksum, parts)
         await context.send_initial_metadata(((_SIZE, str(total)),))
         for part in parts:
             for start in range(offset, len(part), CHUNK_BYTES):
                 # Named, so that it lives until the next one does: else glibc gives its memory back each time.
                 piece = bytes(part[start : start + CHUNK_BYTES])
+                if known is None:
+                    digest.update(piece)
                 await context.write(piece)
             offset = max(0, offset - len(part))
-        await context.write((await hashing)[offset:])
+        known = known or digest.digest()
+        self._remember(version, known)
+        await context.write(known[offset:])
 
-    async def _checksum(self, version: Version, parts: list[memoryview]) -> bytes:
-        """Of a version's buffer, which is the same whenever it is sent from here."""
-        if version not in self._checksums:
-            if len(self._checksums) >= _MAX_CHECKSUMS:
-                self._checksums.clear()
-            self._checksums[version] = await asyncio.to_thread(checksum, parts)
-        return self._checksums[version]
+    def _remember(self, version: Version, checksum: bytes) -> None:
+        """The buffer of a version is the same whenever it is sent from here."""
+        if version not in self._checksums and len(self._checksums) >= _MAX_CHECKSUMS:
+            self._checksums.clear()
+        self._checksums[version] = checksum
 
 
 async def prepare(address: str, request: Request) -> Reply:
@@ -130,9 +138,16 @@ async def prepare(address: str, request: Request) -> Reply:
     return Reply(num_bytes=reply.total_bytes, incarnation=reply.incarnation)
 
 
-async def pull(address: str, adapter: Adapter, stall_s: float = STALL_S) -> HostAdapter:
+def _always() -> bool:
+    return True
+
+
+async def pull(
+    address: str, adapter: Adapter, is_urgent: Callable[[], bool] = _always, stall_s: float = STALL_S
+) -> HostAdapter:
     """The adapter, from the host at an address; a stream that is cut goes on where it was, while it gets on at all.
 
+    It comes as fast as it can while `is_urgent`, else in pieces that leave the processor to running steps.
     Host memory: the adapter's size. Raises: Unavailable, also where nothing comes for `stall_s`; CorruptAdapter if what
     came is not this adapter.
     """
@@ -142,7 +157,7 @@ async def pull(address: str, adapter: Adapter, stall_s: float = STALL_S) -> Host
         async with asyncio.timeout(limit_s), grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
             ask = channel.unary_stream(_PULL, control_pb2.PullRequest.SerializeToString)
             while not received.is_complete:
-                await _go_on(ask, received, stall_s)
+                await _go_on(ask, received, is_urgent, stall_s)
     except TimeoutError:
         raise Unavailable(f"it was too slow: {received.num_bytes} bytes within {limit_s:g} s") from None
     return from_bytes(received.buffer, adapter.version, digest=received.digest())
@@ -186,7 +201,9 @@ class _Received:
         return self._sha256.digest()
 
 
-async def _go_on(ask: Callable[..., grpc.aio.UnaryStreamCall], received: _Received, stall_s: float) -> None:
+async def _go_on(
+    ask: Callable[..., grpc.aio.UnaryStreamCall], received: _Received, is_urgent: Callable[[], bool], stall_s: float
+) -> None:
     """Take the rest as far as it comes; raises Unavailable if nothing does."""
     before, why = received.num_bytes, "it ended early"
     call = ask(control_pb2.PullRequest(version=received.version, offset=before))
@@ -199,7 +216,10 @@ async def _go_on(ask: Callable[..., grpc.aio.UnaryStreamCall], received: _Receiv
             if data is grpc.aio.EOF:
                 break
             received.expect(int(said.get(_SIZE, 0)))
+            began_s = time.thread_time()  # what others of this thread or the interpreter's lock take is not its work
             received.take(data)
+            if not is_urgent():
+                await asyncio.sleep(_PAUSES * (time.thread_time() - began_s))
     except grpc.aio.AioRpcError as error:
         why = f"{error.code().name}: {error.details()}"
     except TimeoutError:

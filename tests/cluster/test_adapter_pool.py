@@ -58,6 +58,8 @@ class Rig:
     peers: dict
     """What each address gives: an adapter, an error, or a future of one."""
     pulled: list
+    urgent: list
+    """Of each pull, what tells whether somebody waits for it."""
     pulls: asyncio.Queue
     """The same, to wait for."""
     changes: list
@@ -69,13 +71,14 @@ class Rig:
 @contextlib.contextmanager
 def pooling(root: Path):
     """A pool without sockets, whose root is `root / "store"`."""
-    engine, peers, pulled, pulls, changes = Engine(), {}, [], asyncio.Queue(), []
+    engine, peers, pulled, urgent, pulls, changes = Engine(), {}, [], [], asyncio.Queue(), []
     own = parts(engine, ByteTokenizer(), CollectorRegistry(), read_pages)
     settings = config(root / "store")
     (root / "store").mkdir()
 
-    async def pull(address, adapter):
+    async def pull(address, adapter, is_urgent):
         pulled.append(address)
+        urgent.append(is_urgent)
         pulls.put_nowait(address)
         given = peers[address]
         given = await given if isinstance(given, asyncio.Future) else given
@@ -84,7 +87,7 @@ def pooling(root: Path):
         return given
 
     pool = AdapterPool(settings, own, Adapters(settings, own, Admission(8)), pull, lambda: changes.append(1))
-    yield Rig(pool, engine, own, root / "store", peers, pulled, pulls, changes)
+    yield Rig(pool, engine, own, root / "store", peers, pulled, urgent, pulls, changes)
 
 
 @pytest.fixture
@@ -129,6 +132,31 @@ async def test_adapter_comes_from_its_store_where_no_peer_gives_it(rig):
 async def test_path_of_the_store_may_be_relative_to_a_root(rig):
     _, known = made(rig.root / "sql")
     assert (await rig.pool.ensure(rig.hint(replace(known, path="sql")))).way == "store"
+
+
+@on_loop
+async def test_store_is_not_touched_where_a_peer_gives_the_adapter_first(rig):
+    pages, known = made(rig.root / "sql")
+    rig.peers.update(a=future())
+    fetching = asyncio.create_task(rig.pool.ensure(rig.hint(known, "a")))
+    await rig.pulls.get()
+    (rig.root / "sql").rename(rig.root / "gone")
+    rig.peers["a"].set_result(pages)
+    assert (await fetching).way == "stream"
+
+
+@on_loop
+async def test_what_only_the_coordinator_wants_comes_gently_until_a_request_waits_for_it(rig, elsewhere):
+    pages, known = elsewhere
+    rig.peers.update(a=future())
+    ordered = asyncio.create_task(rig.pool.fetch(rig.hint(known, "a")))
+    await rig.pulls.get()
+    assert not rig.urgent[0]()
+    asked = asyncio.create_task(rig.pool.ensure(rig.hint(known, "a")))
+    await settle()
+    assert rig.urgent[0]()
+    rig.peers["a"].set_result(pages)
+    await asyncio.gather(ordered, asked)
 
 
 @on_loop

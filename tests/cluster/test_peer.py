@@ -10,6 +10,7 @@ import pytest
 
 from cluster import control_pb2, control_pb2_grpc
 from cluster.peer import CHUNK_BYTES, Peer, pull
+from cluster.view import Adapter
 from lorajax.adapter_pages import CHECKSUM_BYTES, LowRank, pack, to_bytes
 from lorajax.errors import CorruptAdapter, Unavailable, UnknownAdapter
 from tests.cluster.host_rig import MODEL, made
@@ -99,6 +100,20 @@ async def test_adapter_arrives_as_it_was(tmp_path):
     async with listening(Peer(export, prepares_nothing).handlers()) as address:
         got = await pull(address, known)
     assert asked == [known.version]
+    assert same(got, pages)
+
+
+@on_loop
+async def test_adapter_that_nobody_waits_for_arrives_too_and_may_become_urgent():
+    pages = wide_adapter()
+    known = Adapter(version="ab" * 32, rank=256, num_bytes=pages.spec.num_bytes, path="")
+    urgent = iter([False, True, True, True, True, True])
+
+    async def export(version):
+        return pages
+
+    async with listening(Peer(export, prepares_nothing).handlers()) as address:
+        got = await pull(address, known, lambda: next(urgent))
     assert same(got, pages)
 
 

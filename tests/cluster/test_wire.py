@@ -100,4 +100,5 @@ def test_passing_troubles_say_when_to_try_again(kind):
 def test_chat_says_whether_to_think_only_where_its_caller_does(thinks):
     fields = {} if thinks is None else {"enable_thinking": thinks}
     chat = pb.Chat(messages=[pb.Message(role="user", content="hi")], **fields)
-    assert wire.call_from_proto(pb.GenerateRequest(chat=chat)).prompt.enable_thinking is thinks
+    message = pb.GenerateRequest(chat=chat, sampling=pb.Sampling(max_tokens=1))
+    assert wire.call_from_proto(message).prompt.enable_thinking is thinks

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import grpc
 import pytest
 
 from benchmarks.local_cluster import launched
@@ -23,6 +24,7 @@ async def test_a_replica_of_two_processes_with_two_devices_each_answers_as_one_d
     asked = [(), *((name,) for name in rig.PRELOADED)]
     with launched(config, tmp_path / "said", environment=environment) as cluster:
         assert {"host-0", "host-1"} <= cluster.processes().keys()
-        async with rig.asking(cluster) as asks:
+        async with grpc.aio.insecure_channel(cluster.target) as channel:
+            asks = rig.Asking(channel)
             streams = await asyncio.gather(*(asks.ask(*names) for names in asked))
     assert [stream.tokens for stream in streams] == [expected(*names) for names in asked]
