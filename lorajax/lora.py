@@ -1,7 +1,7 @@
 """Low-rank updates inside a layer. Owns: which pages a projection reads and how its update joins the base's output.
 
-A layer is given a value that adds its adapters' updates: `LayerAdapters` in a step with adapters, `NO_ADAPTERS` in a
-base-only step, which is compiled without a trace of them.
+A layer is given a value that multiplies for it: `LayerAdapters` in a step with adapters, `NO_ADAPTERS` in a base-only
+step, which is compiled without a trace of them.
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from typing import Protocol
 import jax
 
 from lorajax.spec import Target
-from pallas_kernels.ops import Lora, Page
+from pallas_kernels.ops import Ops, Page
 from pallas_kernels.work import LoraWork
 
 
 class Adapters(Protocol):
-    """What a projection asks of the adapters of its layer."""
+    """How a layer multiplies by its weights."""
 
-    def updates(self, x: jax.Array, *targets: Target) -> tuple[jax.Array, ...] | None:
-        """One float32 [token, out] for each target that reads x[token, in]; None if there is nothing to add."""
+    def project(self, ops: Ops, x: jax.Array, kernel: jax.Array, *targets: Target) -> jax.Array:
+        """x[token, in] by kernel[in, …], float32 [token, …], with the updates of the targets that are the kernel's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,19 @@ class LayerAdapters:
 
     pages: dict[Target, Page]
     work: LoraWork
-    lora: Lora
 
-    def updates(self, x: jax.Array, *targets: Target) -> tuple[jax.Array, ...]:
-        """See `Adapters.updates`. Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3; alpha / rank is already in B."""
-        return self.lora(x, tuple(self.pages[target] for target in targets), self.work)
+    def project(self, ops: Ops, x: jax.Array, kernel: jax.Array, *targets: Target) -> jax.Array:
+        """See `Adapters.project`. Source: Hu et al. 2021 (arXiv 2106.09685), eq. 3; alpha / rank is already in B."""
+        return ops.adapted(ops, x, kernel, tuple(self.pages[target] for target in targets), self.work)
 
 
 @dataclass(frozen=True, slots=True)
 class NoAdapters:
     """A base-only step: nothing to add, nothing compiled."""
 
-    def updates(self, x: jax.Array, *targets: Target) -> None:
-        """See `Adapters.updates`."""
+    def project(self, ops: Ops, x: jax.Array, kernel: jax.Array, *_targets: Target) -> jax.Array:
+        """See `Adapters.project`."""
+        return ops.project(x, kernel)
 
 
 NO_ADAPTERS = NoAdapters()

@@ -216,14 +216,13 @@ class Runner:
         """The step itself, on one device's shards."""
         spec = self._spec
         model = bind(self._graph, weights)
-        cos, sin = rope_tables(spec.rope, spec.head_dim, attention.position)
+        # Computed once: XLA would fuse them into every layer.
+        cos, sin = jax.lax.optimization_barrier(rope_tables(spec.rope, spec.head_dim, attention.position))
         step = Step(spec=spec, layout=self._layout, ops=self._ops, attention=attention, cos=cos, sin=sin)
         adapters: list[Adapters] = [NO_ADAPTERS] * spec.num_layers
         if pools is not None and lora is not None:
             num_pages = self.sizes.num_adapter_pages
-            adapters = [
-                LayerAdapters(pools, lora.shifted(i * num_pages), self._ops.lora) for i in range(spec.num_layers)
-            ]
+            adapters = [LayerAdapters(pools, lora.shifted(i * num_pages)) for i in range(spec.num_layers)]
         caches = [
             Cache(kv=pages, adapters=layer, window=window)
             for pages, layer, window in zip(kv, adapters, spec.windows, strict=True)

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import math
 import platform
 import shlex
 import shutil
@@ -24,7 +25,8 @@ from pallas_kernels.work import AttentionWork, LoraWork
 
 _SOURCES = Path(__file__).with_name("cpu")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-w", "-shared", "-fPIC")
-_LORA, _ATTENTION, _PROJECT = "lorajax_lora", "lorajax_attention", "lorajax_project"
+_LORA, _ATTENTION = "lorajax_lora", "lorajax_attention"
+_PROJECT, _ADAPTED = "lorajax_project", "lorajax_adapted"
 _PANEL = 32
 """Columns that lie together in packed weights."""
 
@@ -64,6 +66,26 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return call(x, flat).reshape(x.shape[0], *kernel.shape[1:])
 
 
+def adapted(
+    _ops: object,
+    x: jax.Array,
+    kernel: jax.Array,
+    pages: Sequence[tuple[jax.Array, jax.Array]],
+    work: LoraWork,
+) -> jax.Array:
+    """`project` and `grouped_lora` as one kernel: see `Ops.adapted`.
+
+    Raises: NotImplementedError where a panel would belong to two targets.
+    """
+    flat = kernel.reshape(kernel.shape[0], -1)
+    groups = math.prod(kernel.shape[1:-2])
+    if any(b.shape[2] % (groups * _PANEL) for _, b in pages):
+        raise NotImplementedError(f"want targets of whole panels of {_PANEL} columns in {groups} groups")
+    call = jax.ffi.ffi_call(_ADAPTED, jax.ShapeDtypeStruct((x.shape[0], flat.shape[1]), jnp.float32))
+    out = call(x, flat, *_arguments(pages, work), groups=np.int64(groups))
+    return out.reshape(x.shape[0], *kernel.shape[1:])
+
+
 _registered: set[str] = set()
 """What the loaded library has: one processor's build may lack a kernel that another's has."""
 
@@ -73,6 +95,7 @@ def _register(library: str) -> None:
     loaded = ctypes.CDLL(library)
     if hasattr(loaded, "LorajaxProject"):  # a foreign object: built only where the processor can
         jax.ffi.register_ffi_target(_PROJECT, jax.ffi.pycapsule(loaded.LorajaxProject), platform="cpu")
+        jax.ffi.register_ffi_target(_ADAPTED, jax.ffi.pycapsule(loaded.LorajaxAdapted), platform="cpu")
         _registered.add(_PROJECT)
     for name, symbol in ((_LORA, "LorajaxLora"), (_ATTENTION, "LorajaxAttention")):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, symbol)), platform="cpu")
@@ -120,9 +143,12 @@ def _processor() -> str:
 def grouped_lora(x: jax.Array, pages: Sequence[tuple[jax.Array, jax.Array]], work: LoraWork) -> tuple[jax.Array, ...]:
     """Same meaning as `xla_lora.grouped_lora`; each page of each distinct run is read once."""
     results = [jax.ShapeDtypeStruct((x.shape[0], b.shape[2]), jnp.float32) for _, b in pages]
+    return tuple(jax.ffi.ffi_call(_LORA, results)(x, *_arguments(pages, work)))
+
+
+def _arguments(pages: Sequence[tuple[jax.Array, jax.Array]], work: LoraWork) -> list[jax.Array]:
     flat = [array for pair in pages for array in pair]
-    call = jax.ffi.ffi_call(_LORA, results)
-    return tuple(call(x, work.page, work.start, work.count, work.weight, work.num_items, *flat))
+    return [work.page, work.start, work.count, work.weight, work.num_items, *flat]
 
 
 def paged_attention(q: jax.Array, kv: jax.Array, work: AttentionWork, window: int | None) -> jax.Array:

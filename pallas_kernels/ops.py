@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 
 from pallas_kernels import (
     mosaic_attention,
@@ -23,9 +24,17 @@ _log = logging.getLogger(__name__)
 
 type Page = tuple[jax.Array, jax.Array]
 type Lora = Callable[[jax.Array, tuple[Page, ...], LoraWork], tuple[jax.Array, ...]]
+type Adapted = Callable[["Ops", jax.Array, jax.Array, tuple[Page, ...], LoraWork], jax.Array]
 type Project = Callable[[jax.Array, jax.Array], jax.Array]
 type Attention = Callable[[jax.Array, jax.Array, AttentionWork, int | None], jax.Array]
 type Prepare = Callable[[LoraWork, int, int], LoraWork]
+
+
+def _separately(ops: "Ops", x: jax.Array, kernel: jax.Array, pages: tuple[Page, ...], work: LoraWork) -> jax.Array:
+    """The product, then the updates of its targets: for each group of the kernel, a part of every target in order."""
+    updates = ops.lora(x, pages, work)
+    parts = [update.reshape(len(x), *kernel.shape[1:-2], -1, kernel.shape[-1]) for update in updates]
+    return ops.project(x, kernel) + jnp.concatenate(parts, axis=-2).reshape(len(x), *kernel.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,8 @@ class Ops:
 
     lora(x[token, in], ((a[page, row, in], b[page, row, out]), …), work) -> float32 [token, out] of each pair.
     project(x[token, in], kernel[in, …]) -> float32 [token, …]; `kernel` went through `pack`, which keeps its shape.
+    adapted(ops, x, kernel[in, group …, part, width], pages, work) -> `project` plus `lora`: each group of columns is a
+    part of every target, side by side.
     attention(q[token, kv_head, group, head_dim], kv[page, slot, 2, kv_head, head_dim], work, window) -> like q.
     prepare(work, num_tokens, num_pages) -> the work with what `lora` reads beside it; numpy, once for all layers.
     """
@@ -42,6 +53,7 @@ class Ops:
     lora: Lora
     attention: Attention
     project: Project = reference.project
+    adapted: Adapted = _separately
     pack: Callable[[jax.Array], jax.Array] = lambda kernel: kernel
     prepare: Prepare = lambda work, num_tokens, num_pages: work
 
@@ -71,8 +83,13 @@ def _say_once(message: str) -> None:
 REFERENCE = Ops("reference", _reference_lora, reference.paged_attention)
 XLA = Ops("xla", xla_lora.grouped_lora, xla_attention.paged_attention)
 NATIVE = Ops("native", native.grouped_lora, native.paged_attention)
-PACKED = replace(NATIVE, project=native.project, pack=native.packed)
-"""`NATIVE` with its own product over packed weights, where `native.projects`."""
+PACKED = replace(
+    NATIVE,
+    project=native.project,
+    adapted=_or(native.adapted, _separately),
+    pack=native.packed,
+)
+"""`NATIVE` with its own product over packed weights, updates included, where `native.projects`."""
 MOSAIC = Ops(
     "mosaic",
     _or(mosaic_lora.grouped_lora, xla_lora.grouped_lora),

@@ -16,11 +16,7 @@ def project_qkv(x: jax.Array, kernel: jax.Array, adapters: Adapters, step: Step)
 
     For each key/value head its `group` query heads come first, then its key, then its value.
     """
-    out = step.ops.project(x, kernel)
-    if updates := adapters.updates(x, "q_proj", "k_proj", "v_proj"):
-        parts = [update.reshape(x.shape[0], kernel.shape[1], -1, kernel.shape[3]) for update in updates]
-        out = out + jnp.concatenate(parts, axis=2)
-    return out
+    return adapters.project(step.ops, x, kernel, "q_proj", "k_proj", "v_proj")
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: Cache, step: Step) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +34,5 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: Cache, step: Step) -
 
 def project_out(x: jax.Array, kernel: jax.Array, adapters: Adapters, step: Step) -> jax.Array:
     """x[token, heads * head_dim] by kernel[heads * head_dim, hidden]: [token, hidden] in x.dtype."""
-    out = step.ops.project(x, kernel)
-    if updates := adapters.updates(x, "o_proj"):
-        out = out + updates[0]
+    out = adapters.project(step.ops, x, kernel, "o_proj")
     return step.layout.total(out, "heads").astype(x.dtype)

@@ -61,14 +61,9 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array, adapters: Adapters, step: Step) -> jax.Array:
         """x[token, hidden] -> its update [token, hidden], in x.dtype."""
-        both = step.ops.project(x, self.gate_up[...])
-        gate, up = both[:, 0], both[:, 1]
-        if updates := adapters.updates(x, "gate_proj", "up_proj"):
-            gate, up = gate + updates[0], up + updates[1]
-        wide = (jax.nn.silu(gate) * up).astype(x.dtype)
-        out = step.ops.project(wide, self.down[...])
-        if updates := adapters.updates(wide, "down_proj"):
-            out = out + updates[0]
+        both = adapters.project(step.ops, x, self.gate_up[...], "gate_proj", "up_proj")
+        wide = (jax.nn.silu(both[:, 0]) * both[:, 1]).astype(x.dtype)
+        out = adapters.project(step.ops, wide, self.down[...], "down_proj")
         return step.layout.total(out, "mlp").astype(x.dtype)
 
 

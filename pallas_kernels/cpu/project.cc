@@ -2,9 +2,11 @@
 //
 // XLA's own product packs all of W again at every call, which costs more than the product where tokens are few. Packed, 32
 // columns lie together: [column / 32][row / 2][column % 16 ...][two rows], which is read from end to end and is what the
-// processor's pairwise multiply takes. Built only for processors that have it (AVX512-BF16).
+// processor's pairwise multiply takes. Updates by low-rank pages are added while a panel's result is in the nearest cache:
+// in a call of their own threads would meet once more, and all of it would be read and written again. Built only for
+// processors that multiply pairs (AVX512-BF16).
 
-#include "vectors.h"
+#include "lora.h"
 
 #if defined(__AVX512BF16__)
 
@@ -43,13 +45,54 @@ void ProjectPanel(int64_t tokens, const uint16_t* x, int64_t depth, const uint16
   for (; tokens; --tokens, x += depth, out += out_stride) ProjectTile<1>(x, depth, panel, out, out_stride);
 }
 
+struct Product {
+  int64_t tokens, depth, columns;
+  const uint16_t *x, *weights;
+  float* out;
+
+  Product(Narrow from, Narrow packed, Wide& to)
+      : tokens(from.dimensions()[0]), depth(from.dimensions()[1]), columns(packed.dimensions()[1]),
+        x(reinterpret_cast<const uint16_t*>(from.untyped_data())),
+        weights(reinterpret_cast<const uint16_t*>(packed.untyped_data())), out(to.typed_data()) {}
+
+  bool Fits() const { return depth % 2 == 0 && columns % kPanel == 0; }
+
+  void Panel(int64_t i) const {
+    ProjectPanel(tokens, x, depth, weights + i * kPanel * depth, out + i * kPanel, columns);
+  }
+};
+
+const auto kUnfit = ffi::Error::InvalidArgument("want an even depth and columns by 32");
+
 ffi::Error ProjectImpl(ffi::ThreadPool pool, Narrow x, Narrow packed, ffi::Result<Wide> out) {
-  int64_t tokens = x.dimensions()[0], depth = x.dimensions()[1], columns = packed.dimensions()[1];
-  if (depth % 2 || columns % kPanel) return ffi::Error::InvalidArgument("want an even depth and columns by 32");
-  auto* from = reinterpret_cast<const uint16_t*>(x.untyped_data());
-  auto* weights = reinterpret_cast<const uint16_t*>(packed.untyped_data());
-  ForEach(pool, columns / kPanel, [&](int64_t unit) {
-    ProjectPanel(tokens, from, depth, weights + unit * kPanel * depth, out->typed_data() + unit * kPanel, columns);
+  Product product(x, packed, *out);
+  if (!product.Fits()) return kUnfit;
+  ForEach(pool, product.columns / kPanel, [&](int64_t panel) { product.Panel(panel); });
+  return ffi::Error::Success();
+}
+
+// Arguments after the weights: page, start, count, weight, num_items, then (a, b) of every target. The columns of the
+// product are `groups` times a part of every target's, in order; a panel is of one target.
+ffi::Error AdaptedImpl(ffi::ThreadPool pool, Narrow x, Narrow packed, ffi::RemainingArgs args, ffi::Result<Wide> out,
+                       int64_t groups) {
+  Product product(x, packed, *out);
+  if (!product.Fits()) return kUnfit;
+  Updates<Bf16> updates(reinterpret_cast<const Bf16*>(product.x), product.depth, TargetsOf<Bf16>(args, 5),
+                        WorkOf(args, 0), pool.num_threads());
+  std::vector<std::pair<int64_t, int64_t>> place;  // target and first column there of every panel
+  for (int64_t group = 0; group < groups; ++group)
+    for (size_t t = 0; t < updates.targets.size(); ++t)
+      for (int64_t part = updates.targets[t].width_out / groups, c = 0; c < part; c += kPanel)
+        place.push_back({t, group * part + c});
+  int64_t num_shrinks = updates.num_shrinks();
+  ForEach(pool, num_shrinks + place.size(), [&](int64_t i) {
+    if (i < num_shrinks) return updates.Shrink(i);
+    int64_t panel = i - num_shrinks;
+    product.Panel(panel);
+    auto [target, column] = place[panel];
+    for (const Run& run : updates.runs)
+      updates.Expand({target, &run, 0, run.count, column, column + kPanel},
+                     product.out + run.start * product.columns + panel * kPanel, product.columns, true);
   });
   return ffi::Error::Success();
 }
@@ -59,6 +102,15 @@ ffi::Error ProjectImpl(ffi::ThreadPool pool, Narrow x, Narrow packed, ffi::Resul
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     LorajaxProject, ProjectImpl,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Narrow>().Arg<Narrow>().Ret<Wide>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LorajaxAdapted, AdaptedImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Narrow>()
+                                  .Arg<Narrow>()
+                                  .RemainingArgs()
+                                  .Ret<Wide>()
+                                  .Attr<int64_t>("groups"));
 
 }  // namespace lorajax
 

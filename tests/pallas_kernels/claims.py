@@ -109,7 +109,12 @@ def a_broken_token_harms_itself_only(lora, case):
 
 def run_alone(lora, case, index, dtype):
     """Outputs of one run of a case (first target): in its batch, and first in a batch of nobody else."""
-    x, pages, work = lora_inputs(case, dtype)
+    return alone_of(lora, lora_inputs(case, dtype), case, index)
+
+
+def alone_of(lora, inputs, case, index):
+    """The same, of these inputs."""
+    x, pages, work = inputs
     start = sum(count for count, _ in case.runs[:index])
     count = case.runs[index][0]
     mine = (work.start == start) & (work.count == count) & (np.arange(len(work.page)) < work.num_items)
