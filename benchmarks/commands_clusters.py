@@ -11,7 +11,7 @@ from lorajax.cli_types import EXIT_FAILED, Flag, import_on_use
 _RESULTS = Path(__file__).resolve().parent / "results"
 _ABOVE_0 = click.FloatRange(0, min_open=True)
 _TINY = {"rate": 24.0, "scale": 0.15, "adapters": 30}
-_MODEL = {"rate": 2.5, "scale": 0.05, "adapters": 10}
+_MODEL = {"rate": 3.5, "scale": 0.03, "adapters": 10}
 """What hosts with a core each stand: 40 to 70 % of their time."""
 
 
@@ -78,7 +78,7 @@ def fidelity(*, model: Path | None, quick: bool, out: Path, **options: Flag) -> 
     chosen = {name: options.pop(name) or value for name, value in usual.items()}
     asked = fidelities.Asked(model=model, **chosen, **options)
     if quick:
-        asked = replace(asked, systems=asked.systems[:2], duration_s=2.0, warm_s=1.0, calibration_s=4.0)
+        asked = replace(asked, systems=asked.systems[:2], duration_s=2.0, warm_s=1.0, calibration_s=2.0)
     is_met = fidelities.run(asked, out)
     return 0 if is_met or quick else EXIT_FAILED
 

@@ -58,8 +58,7 @@ class Residency:
     def __init__(self, num_pages: int, host_bytes: int, page_writes_per_step: int) -> None:
         """Manage a device pool of `num_pages` (page 0 counted) and `host_bytes` of host memory."""
         self._pool = PagePool(num_pages)
-        self._host_bytes = host_bytes
-        self._page_writes_per_step = page_writes_per_step
+        self._host_bytes, self._page_writes_per_step = host_bytes, page_writes_per_step
         # From least to most recently used: all that are registered, and those with device pages.
         self._entries: dict[Version, _Entry] = {}
         self._placed: dict[Version, _Entry] = {}
@@ -82,6 +81,11 @@ class Residency:
     def num_total_pages(self) -> int:
         """Device pages that adapters can take."""
         return self._pool.num_total
+
+    @property
+    def has_pins(self) -> bool:
+        """Whether adapters are claimed in every round, even if no request does."""
+        return bool(self._pinned)
 
     def levels(self) -> dict[Version, Level]:
         """Where every registered adapter is."""

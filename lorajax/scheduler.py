@@ -24,7 +24,7 @@ from lorajax.limits import EngineLimits
 from lorajax.pages import PagePool
 from lorajax.plan import Chunk, StepPlan
 from lorajax.residency import Residency, Standing
-from lorajax.sequence import Sequence, discard, insert
+from lorajax.sequence import Sequence, discard, insert, overtake
 from lorajax.spec import Event, Failed, Finished, FinishReason, Request, Token, TokenEvent, Version
 from lorajax.stretch import Stretch, advance, stretch_of
 
@@ -58,8 +58,7 @@ class Scheduler:
         # Both by (priority, arrival).
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
-        self._number = 0
-        self._num_steps = self._num_tokens = self._num_preemptions = 0
+        self._number = self._num_steps = self._num_tokens = self._num_preemptions = 0
 
     def add(self, request: Request, now_s: float) -> None:
         """Accept a request into the queue.
@@ -120,16 +119,20 @@ class Scheduler:
             decoding=decoding,
         )
 
-    def commit(self, plan: StepPlan, tokens: Mapping[str, Token], now_s: float, *, num_steps: int = 1) -> list[Event]:
+    def commit(
+        self, plan: StepPlan, tokens: Mapping[str, Token], now_s: float, *, num_steps: int = 1, goes_on: bool = False
+    ) -> list[Event]:
         """Take in the sampled tokens of the latest plan, by request id; requests that ended meanwhile are skipped.
 
         A stop token ends the completion: it counts as a completion token but is not delivered as a TokenEvent. Nor is
-        what a brief plan decodes. Of the steps that one stands for, some can be committed now and others later.
+        what a brief plan decodes; of the steps that one stands for, some may be committed while it `goes_on`.
         """
         assert plan.number == self._number, f"plan {plan.number} committed after plan {self._number}"
         self._num_steps += num_steps if plan.chunks or plan.decoding else 0
-        events: list[Event] = []
-        ended = self._advance(plan.decoding, num_steps) if plan.decoding else []
+        events, ended = list[Event](), list[Sequence]()
+        if plan.decoding:
+            self._num_tokens += num_steps * len(plan.decoding.sequences)
+            ended = advance(plan.decoding, self._limits, self._kv, num_steps, goes_on=goes_on)
         turns: Iterable[Sequence | Chunk] = sorted((*ended, *plan.chunks), key=_RUN) if ended else plan.chunks
         for turn in turns:
             if isinstance(turn, Sequence):
@@ -191,6 +194,8 @@ class Scheduler:
 
     def _start_waiting(self, budget: int, now_s: float) -> tuple[list[Chunk], list[Failed]]:
         """Start what may start and load adapters for the rest; also returns what can no longer be served."""
+        if not (self._waiting or self.residency.has_pins):
+            return [], []
         chunks: list[Chunk] = []
         failed: list[Failed] = []
         short: list[Sequence] = []
@@ -215,7 +220,7 @@ class Scheduler:
                 chunks.append(chunk)
                 budget -= len(chunk.tokens)
                 if sequence.versions:
-                    is_barred = _overtake(short)
+                    is_barred = overtake(short) >= MAX_OVERTAKES
         return chunks, failed
 
     def _has_place(self, sequence: Sequence, budget: int) -> bool:
@@ -266,10 +271,6 @@ class Scheduler:
         insert(self._waiting, sequence)
         self._num_preemptions += 1
 
-    def _advance(self, decoding: Stretch, num_steps: int) -> list[Sequence]:
-        self._num_tokens += num_steps * len(decoding.sequences)
-        return advance(decoding, self._limits, self._kv, num_steps)
-
     def _accept(self, sequence: Sequence, token: Token, now_s: float) -> list[Event]:
         reason = sequence.append(token.id, self._limits.stop_token_ids, now_s)
         self._num_tokens += 1
@@ -297,10 +298,3 @@ class Scheduler:
         self._kv.give_back(sequence.rewind())
         del self._sequences[sequence.request.id]
         self.residency.leave(sequence.versions)
-
-
-def _overtake(short: list[Sequence]) -> bool:
-    """Count one more request that started before these; whether one of them has now let enough pass."""
-    for sequence in short:
-        sequence.num_overtaken += 1
-    return any(sequence.num_overtaken >= MAX_OVERTAKES for sequence in short)

@@ -25,6 +25,8 @@ class Sequence:
     adapters: tuple[tuple[Version, float], ...] = field(init=False)
     """The request's weighted set in version order, so that equal sets compare equal and sum in one order."""
     versions: tuple[Version, ...] = field(init=False)
+    most_tokens: int = field(init=False)
+    """Where the completion ends at the latest."""
     pages: list[int] = field(default_factory=list)
     """KV page of position p is pages[p // page tokens]."""
     adapter_pages: tuple[tuple[int, float], ...] = ()
@@ -41,6 +43,7 @@ class Sequence:
         self.tokens = list(self.request.prompt)
         self.adapters = tuple(sorted(self.request.adapters))
         self.versions = tuple(version for version, _ in self.adapters)
+        self.most_tokens = len(self.request.prompt) + self.request.sampling.max_tokens
 
     @property
     def order(self) -> tuple[int, int]:
@@ -124,3 +127,10 @@ def insert(ordered: list[Sequence], sequence: Sequence) -> None:
 def discard(ordered: list[Sequence], sequence: Sequence) -> None:
     """Take it out of a list that holds it."""
     del ordered[bisect_left(ordered, sequence.order, key=_ORDER)]
+
+
+def overtake(passed: list[Sequence]) -> int:
+    """Count one more request that started before these; returns how often one of them was overtaken at most."""
+    for sequence in passed:
+        sequence.num_overtaken += 1
+    return max((sequence.num_overtaken for sequence in passed), default=0)

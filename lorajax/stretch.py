@@ -4,8 +4,9 @@ Does not: know time, or what waits. An engine computes each token and sends it; 
 token of its ends a completion.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence as Row
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from lorajax.limits import EngineLimits
 from lorajax.pages import PagePool
@@ -28,54 +29,51 @@ class Stretch:
     """At least 1. No sequence ends before the last."""
 
 
-def stretch_of(running: Iterable[Sequence], limits: EngineLimits, kv: PagePool) -> Stretch | None:
+def stretch_of(running: Row[Sequence], limits: EngineLimits, kv: PagePool) -> Stretch | None:
     """The decoding of all that only decode, as long as there are pages; takes those of the first step.
 
     None where none does, or where pages are so few that it matters who is first.
     """
-    decoding, others, lengths, lefts, num_held = [], [], [], [], 0
-    for one in running:
-        length, request = len(one.tokens), one.request
-        num_output = length - len(request.prompt)
-        if length - one.num_cached == 1 and num_output:
-            decoding.append(one)
-            lengths.append(length)
-            lefts.append(request.sampling.max_tokens - num_output)
-            num_held += len(one.pages)
-        else:
-            others.append(one)
-    page_tokens, num_free = limits.config.kv_page_tokens, kv.num_free + num_held
-    num_spare = limits.num_kv_pages_of(limits.config.max_batch_tokens) + len(others) if others else 0
-    if not decoding or _num_pages(lengths, 1, page_tokens) + num_spare > num_free:
+    decoding = [one for one in running if one.num_cached + 1 == len(one.tokens) > len(one.request.prompt)]
+    if not decoding:
         return None
-    num_steps = min(lefts)
-    while num_steps > 1 and _num_pages(lengths, num_steps, page_tokens) > num_free:
+    others = sorted({*running} - {*decoding}, key=attrgetter("order")) if len(decoding) < len(running) else []
+    page_tokens, num_free = limits.config.kv_page_tokens, kv.num_free
+    if others:  # whatever they read in this step
+        num_free -= limits.num_kv_pages_of(limits.config.max_batch_tokens) + len(others)
+    num_steps = min([one.most_tokens - len(one.tokens) for one in decoding])
+    while num_steps and _num_missing(decoding, num_steps, page_tokens, num_free) > num_free:
         num_steps //= 2
-    _take_pages(decoding, kv, 1, page_tokens)
-    return Stretch(sequences=tuple(decoding), others=tuple(others), context_tokens=sum(lengths), num_steps=num_steps)
+    if not num_steps:
+        return None
+    context_tokens = sum([len(one.tokens) for one in decoding])
+    for one in decoding:
+        if one.num_cached == len(one.pages) * page_tokens:
+            one.pages += kv.take(1)
+    return Stretch(sequences=tuple(decoding), others=tuple(others), context_tokens=context_tokens, num_steps=num_steps)
 
 
-def advance(stretch: Stretch, limits: EngineLimits, kv: PagePool, num_steps: int) -> list[Sequence]:
-    """Give each that still runs so many tokens, and the pages for them; returns those that have ended with it."""
-    new, ended = [_ID] * num_steps, []
-    running = [one for one in stretch.sequences if one.pages]
-    _take_pages(running, kv, num_steps, limits.config.kv_page_tokens)
-    for one in running:
+def advance(stretch: Stretch, limits: EngineLimits, kv: PagePool, num_steps: int, *, goes_on: bool) -> list[Sequence]:
+    """Give each that still runs so many tokens, and the pages for them; returns those that have ended with it.
+
+    Where it goes on, also the page of the step that has begun.
+    """
+    new, ended, page_tokens = [_ID] * num_steps, [], limits.config.kv_page_tokens
+    for one in stretch.sequences:
+        if not (pages := one.pages):
+            continue
         one.num_cached = num_cached = one.num_cached + num_steps
         one.tokens += new
-        if num_cached + 1 >= len(one.request.prompt) + one.request.sampling.max_tokens:
+        if (num_held := num_cached + goes_on) > len(pages) * page_tokens:
+            pages += kv.take(-(-num_held // page_tokens) - len(pages))
+        if num_cached + 1 >= one.most_tokens:
             ended.append(one)
     return ended
 
 
-def _take_pages(decoding: Iterable[Sequence], kv: PagePool, num_steps: int, page_tokens: int) -> None:
-    for one in decoding:
-        num_missing = -(-(one.num_cached + num_steps) // page_tokens) - len(one.pages)
-        if num_missing > 0:
-            one.pages += kv.take(num_missing)
-
-
-def _num_pages(lengths: Iterable[int], num_steps: int, page_tokens: int) -> int:
-    """What sequences with so many tokens hold after so many steps."""
-    most = num_steps + page_tokens - 2
-    return sum([(length + most) // page_tokens for length in lengths])
+def _num_missing(decoding: Row[Sequence], num_steps: int, page_tokens: int, num_free: int) -> int:
+    """Pages that so many steps take; roughly, and too many, where that is few enough."""
+    most = len(decoding) * (num_steps // page_tokens + 1)
+    if most <= num_free:
+        return most
+    return sum([-(-(one.num_cached + num_steps) // page_tokens) - len(one.pages) for one in decoding])

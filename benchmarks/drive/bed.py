@@ -108,6 +108,7 @@ def _pin(core_of: Mapping[str, int], launcher: "subprocess.Popen[str]") -> None:
     while missing and launcher.poll() is None and time.monotonic() < give_up_s:
         for name, process in local_cluster.children_of(launcher).items():
             if name in missing:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.cpu_affinity([missing.pop(name)])
+                with contextlib.suppress(psutil.NoSuchProcess):  # looked for again: it may have been started anew
+                    process.cpu_affinity([missing[name]])
+                    del missing[name]
         time.sleep(_LOOK_S)

@@ -6,6 +6,7 @@ in between: where a request of the one is in the other.
 
 import asyncio
 import statistics
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.drive.open_loop import Sent
 from benchmarks.simulator.fit import Fit, Step, fitted
 from benchmarks.simulator.hardware import Hardware
 from benchmarks.simulator.measure import work_of
@@ -28,6 +30,8 @@ from lorajax.runner import PoolSizes
 from lorajax.spec import Request, Sampling, Version
 
 _LARGEST_RANK = 128
+_USUAL = 0.95
+"""Part of the requests whose ways count: the longest waited for an adapter from elsewhere, which is simulated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +68,24 @@ def calibrated(
         link_bytes_per_s=link_bytes_per_s,
         store_bytes_per_s=link_bytes_per_s,
         load_bytes_per_s=page_bytes / max(fit.write_s, 1e-9),
-        relay_s=statistics.fmean(relay_s),
+        relay_s=statistics.fmean(sorted(relay_s)[: max(1, int(_USUAL * len(relay_s)))]),
     )
     return Calibration(hardware=hardware, fit=fit)
+
+
+def ways_s(sent: Sent, logs: Mapping[str, Sequence[LoggedStep]]) -> list[float]:
+    """What each request spent on its way there and back: what its host did not count, without the rest of the step that
+    went on when it was sent, for whose end every request waits."""
+    began_s = {host: [step.began_s for step in log] for host, log in logs.items()}
+    found = []
+    for one, ending in zip(sent.outcomes, sent.endings, strict=True):
+        if ending is None or ending.first_token_s is None:
+            continue
+        sent_s = sent.began_s + one.sent_s
+        place = bisect_right(began_s[ending.host], sent_s) - 1
+        rest_s = max(0.0, logs[ending.host][place].ended_s - sent_s) if place >= 0 else 0.0
+        found.append(one.first_s - one.sent_s - ending.first_token_s - rest_s)
+    return found
 
 
 def steps_of(log: Sequence[LoggedStep], limits: EngineLimits, ranks: Mapping[Version, int]) -> list[Step]:

@@ -154,6 +154,8 @@ def _slo(plan: Plan) -> Slo:
 
 def _rows(plan: Plan, name: str, real: Run, simulated: Run) -> list[Row]:
     ours, theirs = summary(real, _slo(plan)), summary(simulated, _slo(plan))
+    if failed := {**ours.failed, **theirs.failed}:
+        raise ValueError(f"{name} did not answer all requests ({failed}); lower --rate, or let nothing else run")
     return [
         Row(system=name, metric=metric, real=figure(ours), simulated=figure(theirs))
         for metric, figure in _METRICS.items()
@@ -203,7 +205,7 @@ def _fit(found: Calibration) -> dict[str, object]:
 def _utilisation(seen: Seen) -> list[float]:
     """Part of the time that each host was in steps."""
     span_s = sum(driven.run.span_s for driven in seen.driven)
-    return [sum(step.ended_s - step.began_s for step in log) / span_s for log in seen.logs]
+    return [sum(step.ended_s - step.began_s for step in log) / span_s for log in seen.logs.values()]
 
 
 def _show(rows: Sequence[Row], order: Order, *, is_met: bool) -> None:

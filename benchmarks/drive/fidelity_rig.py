@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.baselines.systems import SYSTEMS
 from benchmarks.drive.bed import Bed, running
-from benchmarks.drive.calibration import Calibration, calibrated
+from benchmarks.drive.calibration import Calibration, calibrated, ways_s
 from benchmarks.drive.open_loop import Sending
 from benchmarks.drive.run import Drive, Driven, drive
 from benchmarks.local_cluster import LocalCluster
@@ -64,8 +64,8 @@ class Seen:
     others: float
     """Cores that processes which are no part of it kept busy meanwhile."""
     adapters: Sequence[AdapterInfo]
-    logs: Sequence[Sequence[LoggedStep]]
-    """Of each host."""
+    logs: Mapping[str, Sequence[LoggedStep]]
+    """By host."""
     config: Path
 
     @property
@@ -104,9 +104,9 @@ def calibration(seen: Sequence[Seen]) -> Calibration:
     """The hosts, by all that was observed for it."""
     return calibrated(
         cluster_config.read(seen[0].config, Path()),
-        [log for one in seen for log in one.logs],
+        [log for one in seen for log in one.logs.values()],
         {Version(info.version): info.rank for one in seen for info in one.adapters},
-        [relay_s for one in seen for driven in one.driven for relay_s in driven.sent.relay_s],
+        [way_s for one in seen for driven in one.driven for way_s in ways_s(driven.sent, one.logs)],
     )
 
 
@@ -122,7 +122,7 @@ def _seen(plan: Plan, config: Path, name: str, workloads: Sequence[Workload]) ->
             span_s += driven[-1].run.span_s
         others_s += _others_s(cluster)
         adapters = asyncio.run(_adapters(cluster.target))
-    logs = [parsed(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.jsonl"))]
+    logs = {file.stem: parsed(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.jsonl"))}
     return Seen(driven=driven, others=others_s / span_s, adapters=adapters, logs=logs, config=config)
 
 

@@ -42,11 +42,13 @@ class Sent:
     """What became of a workload."""
 
     outcomes: tuple[Outcome, ...]
+    began_s: float
+    """On the clock of `time.monotonic`, from where all other times count."""
     span_s: float
     num_clipped: int
     """Requests that were cut to the server's context."""
-    relay_s: tuple[float, ...]
-    """Of each request that succeeded, where the server tells: what of its wait for a token was spent on the way."""
+    endings: tuple[Ending | None, ...]
+    """What the server said of each; None of those that failed."""
     words: Mapping[str, str]
     """By code: what the first request that failed so was told."""
     is_whole: bool
@@ -77,7 +79,7 @@ class _Driver:
         self._lengths = [lengths(arrival, sending.max_model_len) for arrival in self._arrivals]
         self._outcomes: list[Outcome | None] = [None] * len(self._arrivals)
         self._words: dict[str, str] = {}
-        self._relay_s: list[float] = []
+        self._endings: list[Ending | None] = [None] * len(self._arrivals)
         self._room = asyncio.Semaphore(sending.max_concurrency or max(1, len(self._arrivals)))
         self._clock = asyncio.get_running_loop().time
         self._start_s = self._clock()
@@ -95,9 +97,10 @@ class _Driver:
         span_s = self._now_s()
         return Sent(
             outcomes=tuple(self._outcome(number, span_s) for number in range(len(self._arrivals))),
+            began_s=self._start_s,
             span_s=span_s,
             num_clipped=sum(map(_is_clipped, self._arrivals, self._lengths)),
-            relay_s=tuple(self._relay_s),
+            endings=tuple(self._endings),
             words=self._words,
             is_whole=is_whole,
         )
@@ -114,9 +117,7 @@ class _Driver:
             async with self._room:
                 sent_s = self._now_s()
                 ending = await self._server.generate(self._call(number, sent_s), heard)
-            code = "OK"
-            if ending.first_token_s is not None and hearing.token_s:
-                self._relay_s.append(hearing.token_s[0] - sent_s - ending.first_token_s)
+            code, self._endings[number] = "OK", ending
         except CallFailed as error:
             code = error.code
             self._words.setdefault(code, str(error))

@@ -80,6 +80,7 @@ def _ending(final: serving_pb2.Final) -> Ending:
         output_tokens=final.usage.completion_tokens,
         host=final.host,
         first_token_s=final.timing.first_token_s,
+        adapter_wait_s=final.timing.adapter_wait_s,
     )
 
 

@@ -42,6 +42,8 @@ class Ending:
     host: str = ""
     first_token_s: float | None = None
     """From when the engine had the request to its first token."""
+    adapter_wait_s: float = 0.0
+    """Of these seconds, those for which it waited for adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ async def drive(workload: Workload, given: Drive) -> Driven:
         facts=_facts(workload, given, sending, sent),
         outcomes=sent.outcomes,
         span_s=sent.span_s,
-        hosts=watch.hosts(sent.outcomes),
+        hosts=watch.hosts(sent.outcomes, sent.endings),
         moved_bytes=sum(watch.appeared),
         num_moves=len(watch.appeared),
         placements=tuple(watch.placements),

@@ -5,17 +5,22 @@ Copies that come and go between two looks are not seen.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
 
+from benchmarks.drive.records import Ending
 from benchmarks.outcomes.records import HostUse, Outcome
 from cluster import serving_pb2, serving_pb2_grpc
 from lorajax.spec import Level
 
 _LOOK_S = 0.5
+_LOOK_PART = 0.05
+"""Of the time at most: large clusters are looked at less often."""
 _TIMEOUT_S = 10.0
+_NO_WAIT_S = 1e-3
+"""An engine takes as long to see that an adapter is there."""
 
 type Copies = Mapping[str, Mapping[str, int]]
 """Host -> adapter version -> bytes, of what is in its memory."""
@@ -28,14 +33,17 @@ class Watch:
     looks: list[Copies] = field(default_factory=list)
     placements: list[tuple[float, Mapping[str, Mapping[str, float]]]] = field(default_factory=list)
 
-    def hosts(self, outcomes: Iterable[Outcome]) -> Mapping[str, HostUse]:
-        """What each host held and answered; how long it was busy cannot be seen from here."""
-        tokens: dict[str, int] = {}
-        for one in outcomes:
-            if one.host:
-                tokens[one.host] = tokens.get(one.host, 0) + one.prompt_tokens + one.output_tokens
-        names = sorted(tokens.keys() | {name for look in self.looks for name in look})
-        return {name: _use([look.get(name, {}) for look in self.looks], tokens.get(name, 0)) for name in names}
+    def hosts(self, outcomes: Sequence[Outcome], endings: Sequence[Ending | None]) -> Mapping[str, HostUse]:
+        """What each host held and answered; how long it was busy cannot be seen from here.
+
+        Nor where an adapter was that a request waited for: in host memory, it is taken.
+        """
+        answers: dict[str, list[tuple[Outcome, Ending]]] = {}
+        for one, ending in zip(outcomes, endings, strict=True):
+            if ending is not None and ending.host:
+                answers.setdefault(ending.host, []).append((one, ending))
+        names = sorted(answers.keys() | {name for look in self.looks for name in look})
+        return {name: _use([look.get(name, {}) for look in self.looks], answers.get(name, [])) for name in names}
 
     @property
     def appeared(self) -> Sequence[int]:
@@ -67,12 +75,13 @@ async def watching(channel: grpc.aio.Channel) -> AsyncIterator[Watch]:
 
 
 async def _look(channel: grpc.aio.Channel, watch: Watch) -> None:
-    adapters = serving_pb2_grpc.AdaptersStub(channel)
+    adapters, clock = serving_pb2_grpc.AdaptersStub(channel), asyncio.get_running_loop().time
     while True:
+        began_s = clock()
         with contextlib.suppress(grpc.aio.AioRpcError):
             reply = await adapters.List(serving_pb2.ListAdaptersRequest(), timeout=_TIMEOUT_S)
             watch.looks.append(_copies(reply))
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(max(_LOOK_S, (clock() - began_s) / _LOOK_PART))
 
 
 async def _follow(channel: grpc.aio.Channel, watch: Watch, start_s: float) -> None:
@@ -96,12 +105,17 @@ def _copies(reply: serving_pb2.ListAdaptersReply) -> Copies:
     return copies
 
 
-def _use(held: Sequence[Mapping[str, int]], tokens: int) -> HostUse:
+def _use(held: Sequence[Mapping[str, int]], answers: Sequence[tuple[Outcome, Ending]]) -> HostUse:
+    waits_s = [ending.adapter_wait_s for one, ending in answers if one.adapter]
+    num_waited = sum(wait_s > _NO_WAIT_S for wait_s in waits_s)
     sums = [sum(copies.values()) for copies in held]
     return HostUse(
         busy_s=0.0,
-        tokens=tokens,
+        tokens=sum(one.prompt_tokens + one.output_tokens for one, _ in answers),
         mean_held_bytes=sum(sums) / max(1, len(sums)),
         max_held_bytes=max(sums, default=0),
         max_held_adapters=max(map(len, held), default=0),
+        device_hits=len(waits_s) - num_waited,
+        host_hits=num_waited,
+        stall_s=sum(waits_s),
     )

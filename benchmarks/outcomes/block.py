@@ -120,7 +120,8 @@ def _pool(summary: Summary) -> Iterator[str]:
     yield _line("Adapters held, fullest host:", pool.max_held_adapters)
     yield _line("Adapters moved (MiB):", pool.moved_bytes / 2**20)
     yield _line("Adapter moves:", pool.num_moves)
-    yield _line("Busiest host over the mean:", summary.imbalance)
+    if not math.isnan(summary.imbalance):
+        yield _line("Busiest host over the mean:", summary.imbalance)
 
 
 def objective(slo: Slo) -> str:

@@ -17,7 +17,9 @@ from benchmarks.outcomes.files import Result
 from benchmarks.outcomes.statistics import Distribution, Summary
 
 _CONFIDENCE = 0.95
-MAY_DIFFER = frozenset({"command", "seed", "system", "placement", "routing", "pool", "kernels", "policy", "versions"})
+MAY_DIFFER = frozenset(
+    {"command", "seed", "system", "placement", "routing", "pool", "kernels", "policy", "versions", "num_clipped"}
+)
 """Facts that do not make runs unlike: what is compared, and who ran it; the last word of a fact's name counts."""
 
 

@@ -5,8 +5,10 @@ and lines between hosts are models (device.py, links.py). A run begins as an ope
 what the system's placement gives it before anything is known of demand.
 """
 
+import contextlib
+import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -60,7 +62,8 @@ class _Cluster:
         arrivals = self._workload.arrivals
         self._start()
         self._arrive(0)
-        self._clock.run(lambda: len(self._front.outcomes) == len(arrivals))
+        with _without_collection():
+            self._clock.run(lambda: len(self._front.outcomes) == len(arrivals))
         span_s = max(self._clock.now_s - _WARM_S, 0.0)
         names = {one.version: name for name, one in self._adapters.items()}
         return Run(
@@ -149,6 +152,18 @@ class _Cluster:
 
     def _uses(self, name: HostName, span_s: float) -> list[HostUse]:
         return [life.use(span_s) for life in self._lives if life.spec.name == name]
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Let nobody look for cycles while the block runs: a simulation makes none, and has very many objects."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _together(lives: Sequence[HostUse]) -> HostUse:

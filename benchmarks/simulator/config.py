@@ -35,10 +35,13 @@ class Distortion:
     high: float = 1.0
     seed: int = 0
 
+    @property
+    def is_any(self) -> bool:
+        """Whether it hears of other tokens than there were."""
+        return (self.low, self.high) != (1, 1)
+
     def seen(self, version: str, count: int) -> int:
         """The tokens that the coordinator hears of."""
-        if self.low == self.high == 1:
-            return count
         return round(count * Random(f"{self.seed} {version}").choice((self.low, self.high)))
 
 

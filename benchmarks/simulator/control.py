@@ -41,8 +41,11 @@ class Control:
     def hear(self, beat: HostBeat, outcomes: Sequence[Done]) -> None:
         """As `host.Doors`: the coordinator believes of demand what it is to believe."""
         distortion = self._site.config.distortion
-        seen = {version: distortion.seen(version, count) for version, count in beat.tokens.items()}
-        self.step(replace(beat, tokens=seen))
+        if distortion.is_any:
+            seen = {version: distortion.seen(version, count) for version, count in beat.tokens.items()}
+            self.step(replace(beat, tokens=seen))
+        else:
+            self.step(beat)
         for outcome in outcomes:
             self.step(outcome)
         self._front.hear(beat)

@@ -5,14 +5,13 @@ Steps that are alike are taken at once, up to the next message: the outcome is t
 """
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import defaultdict, deque
 from typing import Protocol
 
 from benchmarks.simulator.clock import Action, Timer
 from benchmarks.simulator.flight import Flight
 from benchmarks.simulator.site import Site
-from benchmarks.simulator.timing import Set, Timing
-from cluster.view import Adapter
+from benchmarks.simulator.timing import Timing
 from lorajax.plan import StepPlan
 from lorajax.scheduler import Scheduler
 from lorajax.spec import Failed, Finished, Request, Token, TokenEvent, Version
@@ -43,11 +42,9 @@ class Engine:
         """Start empty. Of steps that end at one moment the one with the smaller turn ends first."""
         hardware = site.config.hardware
         self.scheduler = Scheduler(hardware.limits)
-        self.adapters: dict[Version, Adapter] = {}
-        """All that requests may use, and all that they might have used before."""
-        self.timing = Timing(hardware, lambda version: self.adapters[version].rank)
+        self.timing = Timing(hardware)
         self.flights: dict[str, Flight] = {}
-        self.tokens: Counter[Version] = Counter()
+        self.tokens: defaultdict[Version, int] = defaultdict(int)
         """Of prompts that came, and generated, since somebody emptied it."""
         self.busy_s = 0.0
         self._config, self._clock, self._owner, self._turn = site.config, site.clock, owner, turn
@@ -58,8 +55,8 @@ class Engine:
         self._began_s = 0.0
         self._decoding: list[Flight] = []
         """Who gets a token in each step of the plan, besides its chunks."""
-        self._sets: Counter[Set] = Counter()
-        """The same by their adapters."""
+        self._versions: dict[Version, int] = {}
+        """How many of them use each adapter."""
         self._ends: list[float] = []
         """Of the steps of the plan that are still to be taken."""
 
@@ -77,8 +74,7 @@ class Engine:
         """Take a request in; to be posted. Raises: what `Scheduler.add` does."""
         self.scheduler.add(request, self._clock.now_s)
         self.flights[request.id] = flight
-        for version, _ in request.adapters:
-            self.tokens[version] += len(request.prompt)
+        self.tokens[flight.version] += len(request.prompt)
 
     def cancel(self, request_id: str) -> bool:
         """Forget a request, to be posted; False if it is not here."""
@@ -122,9 +118,12 @@ class Engine:
             return False
         self._plan, self._began_s = plan, now_s
         sequences = plan.decoding.sequences if plan.decoding else ()
-        self._sets = Counter([sequence.request.adapters for sequence in sequences])
         self._decoding = [self.flights[sequence.request.id] for sequence in sequences]
-        self._ends = self.timing.ends_s(plan, self._sets, now_s)
+        counts: dict[Version, int] = {}
+        for flight in self._decoding:
+            counts[flight.version] = counts.get(flight.version, 0) + 1
+        self._versions = counts
+        self._ends = self.timing.ends_s(plan, counts, now_s)
         self._timer = self._clock.at(self._ends[-1], self._end, self._turn)
         return True
 
@@ -141,14 +140,15 @@ class Engine:
             self._began_s = end_s
         for flight in self._decoding:
             flight.num_tokens += num_steps
-        for adapters, count in self._sets.items():
-            for version, _ in adapters:
-                self.tokens[version] += count * num_steps
+        for version, count in self._versions.items():
+            self.tokens[version] += count * num_steps
         if self._config.keeps_tokens:
             for flight in self._decoding:
                 flight.token_s += taken
         tokens = {chunk.request.id: _TOKEN for chunk in self._plan.chunks if chunk.samples}
-        for event in self.scheduler.commit(self._plan, tokens, taken[-1], num_steps=num_steps):
+        for event in self.scheduler.commit(
+            self._plan, tokens, taken[-1], num_steps=num_steps, goes_on=bool(self._ends)
+        ):
             match event:
                 case TokenEvent(request_id=request_id):
                     self._count(self.flights[request_id])
@@ -158,8 +158,7 @@ class Engine:
     def _count(self, flight: Flight) -> None:
         """Count the token that a flight has just got."""
         flight.num_tokens += 1
-        if flight.adapter is not None:
-            self.tokens[flight.adapter.version] += 1
+        self.tokens[flight.version] += 1
         if self._config.keeps_tokens:
             flight.token_s.append(self._clock.now_s)
         if flight.num_tokens == 1:

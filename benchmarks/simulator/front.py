@@ -5,7 +5,6 @@ and `cluster.gate`, which do the same over gRPC.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -67,8 +66,7 @@ class Front:
 
     def arrive(self, number: int, arrival: Arrival) -> None:
         """Answer a request, as soon as it is its tenant's turn."""
-        ask = Ask(versions=(), prompt_tokens=arrival.prompt_tokens, max_tokens=arrival.output_tokens)
-        flight = Flight(number=number, id=str(number), arrival=arrival, ask=ask)
+        flight = Flight(number=number, id=str(number), arrival=arrival)
         if self._config.deadline_s is not None:
             flight.deadline = self._clock.after(self._config.deadline_s, partial(self._expire, flight))
         if not self._waiting and self._num_inside < self._limit:
@@ -117,18 +115,24 @@ class Front:
         if self._table is None:
             self._end(flight, "UNAVAILABLE")
             return
-        if name := flight.arrival.adapter:
-            if (registration := self._table.registrations.get(name)) is None:
+        arrival = flight.arrival
+        if arrival.adapter:
+            if (registration := self._table.registrations.get(arrival.adapter)) is None:
                 self._end(flight, "NOT_FOUND")
                 return
-            flight.adapter = registration.adapter
-            flight.ask = replace(flight.ask, versions=(registration.adapter.version,))
-        if flight.deadline is not None and self._config.deadline_s is not None:
-            flight.ask = replace(flight.ask, deadline_s=self._began_s + flight.arrival.at_s + self._config.deadline_s)
+            flight.adapter, flight.version = registration.adapter, registration.adapter.version
+        patience_s = self._config.deadline_s
+        flight.ask = Ask(
+            versions=(flight.version,) if flight.adapter else (),
+            prompt_tokens=arrival.prompt_tokens,
+            max_tokens=arrival.output_tokens,
+            deadline_s=None if patience_s is None else self._began_s + arrival.at_s + patience_s,
+        )
         self._try(flight)
 
     def _try(self, flight: Flight) -> None:
         """Send it to the next host, unless there is none, or enough have refused it."""
+        assert flight.ask is not None, "it was let in"
         if len(flight.tried) >= MAX_TRIES:
             self._end(flight, flight.refusal)
             return

@@ -3,10 +3,10 @@
 Does not: schedule (engine.py), move bytes (pool.py), or decide what it holds (the coordinator does).
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Protocol
 
 from benchmarks.outcomes.records import HostUse
@@ -15,12 +15,13 @@ from benchmarks.simulator.engine import Engine
 from benchmarks.simulator.flight import Flight
 from benchmarks.simulator.pool import Pool
 from benchmarks.simulator.site import Site
+from benchmarks.simulator.timing import BASE
 from cluster.events import Done, DropAdapter, FetchAdapter, HostBeat, HostCommand, HostJoined
 from cluster.membership import GATHER_S
 from cluster.view import Adapter, HostLoad, HostName, HostSpec, HostState
 from lorajax.errors import LorajaxError
 from lorajax.plan import StepPlan
-from lorajax.spec import TARGETS, AdapterSpec, Failed, Finished, Level, Request, Sampling, Version
+from lorajax.spec import TARGETS, AdapterSpec, Failed, Finished, Level, Version
 
 
 class Doors(Protocol):
@@ -69,6 +70,8 @@ class Host:
         self.pool = Pool(self.spec.name, site, self._keep)
         self._engine = Engine(site, self, turn=number + 1)
         self._site, self._doors, self._hear, self._clock = site, doors, hear, site.clock
+        self._adapters: dict[Version, Adapter] = {}
+        """All that were ever here."""
         self._counts = _Counts()
         self._waiting_tokens = 0
         self._is_news = False
@@ -154,7 +157,7 @@ class Host:
             self._bring(flight, peers)  # dropped in that very moment
             return
         try:
-            self._engine.submit(flight, _request(flight))
+            self._engine.submit(flight, flight.request())
         except LorajaxError as error:
             self._doors.refused(flight, error)
         else:
@@ -193,13 +196,13 @@ class Host:
         for release in plan.releases:
             self.pool.release(release.version)
         for fetch in plan.fetches:
-            self.pool.fetch_stored(self._engine.adapters[fetch.version], partial(self._read, fetch.version))
+            self.pool.fetch_stored(self._adapters[fetch.version], partial(self._read, fetch.version))
 
     def _read(self, version: Version) -> None:
         self._engine.post(partial(self._was_read, version))
 
     def _was_read(self, version: Version) -> None:
-        self.pool.hold(self._engine.adapters[version])
+        self.pool.hold(self._adapters[version])
         self._engine.scheduler.adapter_fetched(version)
         self._is_news = True
 
@@ -230,7 +233,8 @@ class Host:
 
     def _register(self, adapter: Adapter) -> None:
         spec = AdapterSpec(version=adapter.version, rank=adapter.rank, targets=TARGETS, num_bytes=adapter.num_bytes)
-        self._engine.adapters[adapter.version] = self.pool.known[adapter.version] = adapter
+        self._adapters[adapter.version] = self.pool.known[adapter.version] = adapter
+        self._engine.timing.rank_of[adapter.version] = adapter.rank
         self._engine.timing.host_rank = max(self._engine.timing.host_rank, adapter.rank)
         self._engine.scheduler.residency.register(spec, has_store=True)
         self._engine.scheduler.adapter_fetched(adapter.version)
@@ -257,7 +261,8 @@ class Host:
 
     def _beat(self) -> None:
         self._engine.catch_up()
-        tokens, self._engine.tokens = self._engine.tokens, Counter()
+        tokens, self._engine.tokens = self._engine.tokens, defaultdict(int)
+        tokens.pop(BASE, None)
         outcomes, self._outcomes = self._outcomes, []
         beat = HostBeat(
             host=self.spec.name,
@@ -292,23 +297,3 @@ class Host:
 def host_name(number: int) -> HostName:
     """Names sort as numbers do."""
     return HostName(f"host-{number:04}")
-
-
-def _request(flight: Flight) -> Request:
-    arrival, adapter = flight.arrival, flight.adapter
-    return Request(
-        id=flight.id,
-        prompt=_prompt(arrival.prompt_tokens),
-        sampling=_sampling(arrival.output_tokens),
-        adapters=((adapter.version, 1.0),) if adapter else (),
-    )
-
-
-@lru_cache(2**14)
-def _prompt(num_tokens: int) -> tuple[int, ...]:
-    return (0,) * num_tokens
-
-
-@lru_cache(2**14)
-def _sampling(max_tokens: int) -> Sampling:
-    return Sampling(max_tokens=max_tokens, ignore_eos=True)

@@ -1,40 +1,42 @@
 """How long steps of the product's scheduler take. Owns: from plans to work. Models no device (device.py does)."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from benchmarks.simulator.device import StepWork
 from benchmarks.simulator.hardware import Hardware
 from lorajax.plan import StepPlan
-from lorajax.spec import Version
+from lorajax.spec import Request, Version
 
-type Set = tuple[tuple[Version, float], ...]
-"""The adapters of one request."""
-type RankOf = Callable[[Version], int]
+BASE = Version("")
+"""What a request without an adapter counts as."""
 
 
 class Timing:
     """Seconds of steps on one host. Those that a plan stands for come to exactly the same one by one."""
 
-    def __init__(self, hardware: Hardware, rank_of: RankOf) -> None:
-        """Ranks are asked for when they are needed."""
-        self._hardware, self._rank_of = hardware, rank_of
+    def __init__(self, hardware: Hardware) -> None:
+        """Know no adapters."""
+        self._hardware = hardware
+        self.rank_of: dict[Version, int] = {BASE: 0}
+        """Of all adapters that requests use."""
         self.host_rank = 0
         """The largest rank that the host serves."""
 
-    def ends_s(self, plan: StepPlan, decoding: Counter[Set], now_s: float) -> list[float]:
-        """When each step of a plan ends; `decoding` counts what it does not spell out by adapters."""
+    def ends_s(self, plan: StepPlan, decoding: Mapping[Version, int], now_s: float) -> list[float]:
+        """When each step of a plan ends; `decoding` counts what it does not spell out by adapter."""
         hardware = self._hardware
         writes_s = len(plan.writes) * hardware.page_bytes / hardware.load_bytes_per_s
         if not (plan.chunks or plan.decoding):
             return [now_s + writes_s]
-        prompts, decoding = Counter[Set](), decoding.copy()
+        prompts: dict[Version, int] = {}
+        decoding = dict(decoding)
         context = plan.decoding.context_tokens if plan.decoding else 0
         for chunk in plan.chunks:
-            num_tokens = len(chunk.tokens)
+            num_tokens, version = len(chunk.tokens), version_of(chunk.request)
             context += chunk.start + num_tokens
-            (prompts if num_tokens > 1 else decoding)[chunk.request.adapters] += num_tokens
-        num, context_s, ends = decoding.total(), hardware.step.context_s, []
+            counts = prompts if num_tokens > 1 else decoding
+            counts[version] = counts.get(version, 0) + num_tokens
+        num, context_s, ends = sum(decoding.values()), hardware.step.context_s, []
         step_s = writes_s + self._computing_s(prompts, decoding)
         for _ in range(plan.num_steps):
             now_s += step_s + context_s * context
@@ -42,23 +44,28 @@ class Timing:
             context += num
         return ends
 
-    def _computing_s(self, prompts: Mapping[Set, int], decoding: Mapping[Set, int]) -> float:
+    def _computing_s(self, prompts: Mapping[Version, int], decoding: Mapping[Version, int]) -> float:
         """Without KV: that part grows from step to step."""
-        versions = {version for sets in (prompts, decoding) for adapters in sets for version, _ in adapters}
+        ranks = [self.rank_of[version] for version in (*prompts, *decoding.keys() - prompts.keys()) if version]
         work = StepWork(
             prefill_tokens=sum(prompts.values()),
             decode_sequences=sum(decoding.values()),
             context_tokens=0,
             prefill_by_rank=self._by_rank(prompts),
             decode_by_rank=self._by_rank(decoding),
-            adapter_ranks=tuple(sorted(map(self._rank_of, versions))),
+            adapter_ranks=tuple(sorted(ranks)),
             host_rank=self.host_rank,
         )
         return self._hardware.step.step_s(work)
 
-    def _by_rank(self, sets: Mapping[Set, int]) -> dict[int, int]:
+    def _by_rank(self, counts: Mapping[Version, int]) -> dict[int, int]:
         found: dict[int, int] = {}
-        for adapters, count in sets.items():
-            rank = sum([self._rank_of(version) for version, _ in adapters])
+        for version, count in counts.items():
+            rank = self.rank_of[version]
             found[rank] = found.get(rank, 0) + count
         return dict(sorted(found.items()))  # sums of floats depend on the order
+
+
+def version_of(request: Request) -> Version:
+    """Its adapter, of which simulated requests have one at most."""
+    return request.adapters[0][0] if request.adapters else BASE

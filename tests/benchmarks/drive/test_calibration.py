@@ -1,6 +1,13 @@
 """Step records of real hosts, as the steps that a model is fitted to."""
 
-from benchmarks.drive.calibration import steps_of
+import math
+
+import pytest
+
+from benchmarks.drive.calibration import steps_of, ways_s
+from benchmarks.drive.open_loop import Sent
+from benchmarks.drive.records import Ending
+from benchmarks.outcomes.records import Outcome
 from cluster.step_log import LoggedChunk, LoggedStep
 from lorajax.config import EngineConfig
 from lorajax.limits import EngineLimits
@@ -43,3 +50,52 @@ def test_what_it_computed_is_counted_by_rank():
 def test_its_shape_is_the_one_that_it_was_padded_to():
     log = [step(1.0, chunk("r", 0, 100)), step(1.1, chunk("r", 100, 1)), step(1.2, chunk("r", 101, 1))]
     assert [one.shape_tokens for one in steps_of(log, LIMITS, RANKS)] == [160, 8]
+
+
+def outcome(sent_s, first_s):
+    return Outcome(
+        due_s=sent_s,
+        adapter="",
+        rank=0,
+        prompt_tokens=1,
+        output_tokens=1,
+        sent_s=sent_s,
+        first_s=first_s,
+        end_s=first_s,
+    )
+
+
+def ways(*pairs, logs):
+    sent = Sent(
+        outcomes=tuple(one for one, _ in pairs),
+        began_s=100.0,
+        span_s=1.0,
+        num_clipped=0,
+        endings=tuple(ending for _, ending in pairs),
+        words={},
+        is_whole=True,
+    )
+    return ways_s(sent, logs)
+
+
+def ending(first_token_s):
+    return Ending(prompt_tokens=1, output_tokens=1, host="h", first_token_s=first_token_s)
+
+
+LOGS = {"h": [LoggedStep(101.0, 101.4, 0, ()), LoggedStep(103.0, 103.1, 0, ())]}
+
+
+def test_the_way_is_what_the_host_does_not_count():
+    assert ways((outcome(2.0, 2.5), ending(0.3)), logs=LOGS) == pytest.approx([0.2])
+
+
+def test_the_rest_of_the_step_that_goes_on_is_no_part_of_the_way():
+    assert ways((outcome(1.1, 2.0), ending(0.5)), logs=LOGS) == pytest.approx([0.1])
+
+
+def test_before_the_first_step_a_host_waits():
+    assert ways((outcome(0.5, 0.75), ending(0.2)), logs=LOGS) == pytest.approx([0.05])
+
+
+def test_requests_that_failed_have_no_way():
+    assert ways((outcome(0.5, math.inf), None), logs=LOGS) == []

@@ -78,5 +78,5 @@ def test_fidelity_runs_on_real_clusters(tmp_path):
 @pytest.mark.slow
 def test_policies_run_on_real_clusters(tmp_path):
     operating_points.write(points := tmp_path / "points.json", operating_points.DEFAULT)
-    found = ran(tmp_path, "policies", "--points", str(points))
+    found = ran(tmp_path, "policies", "--points", str(points), "--slo-s", "30")
     assert [len(levels) for levels in found["levels"].values()] == [2]

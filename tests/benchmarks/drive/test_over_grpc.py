@@ -29,7 +29,7 @@ def test_messages_are_heard_with_their_tokens_and_the_ending_counts():
     with serving(answer(tokens("a", "b"), tokens("c"), FINAL)) as server:
         messages, ending = talk(server.target)
     assert messages == [2, 1]
-    assert ending == Ending(prompt_tokens=5, output_tokens=3, host="here", first_token_s=0.13)
+    assert ending == Ending(prompt_tokens=5, output_tokens=3, host="here", first_token_s=0.13, adapter_wait_s=0.02)
 
 
 def test_the_request_names_the_adapter_and_goes_on_after_end_tokens():
@@ -86,6 +86,6 @@ def test_watching_sees_what_hosts_hold_and_where_adapters_are_placed():
 
     with serving(answer(FINAL)) as server:
         watch = asyncio.run(go(server.target))
-    use = watch.hosts([])["here"]
+    use = watch.hosts([], [])["here"]
     assert (use.max_held_bytes, use.mean_held_bytes, use.max_held_adapters) == (3 * 2**20, 3 * 2**20, 1)
     assert watch.placements[0][1] == {"pirate": {"here": 1.0}}

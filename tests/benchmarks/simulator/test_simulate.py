@@ -3,13 +3,11 @@
 from collections import Counter
 from dataclasses import replace
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.baselines.systems import SYSTEMS
 from benchmarks.simulator.cluster import simulate
 from benchmarks.simulator.device import StepWork
-from tests.benchmarks.simulator.rig import ALL_SYSTEMS, CONFIGS, PAGE, RANKS, WORKLOADS, config, hardware, workload
+from tests.benchmarks.simulator.rig import ALL_SYSTEMS, CONFIGS, PAGE, RANKS, WORKLOADS
 
 drawn = settings(
     max_examples=40,
