@@ -30,8 +30,6 @@ from lorajax.runner import PoolSizes
 from lorajax.spec import Request, Sampling, Version
 
 _LARGEST_RANK = 128
-_USUAL = 0.95
-"""Part of the requests whose ways count: the longest waited for an adapter from elsewhere, which is simulated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,7 @@ def calibrated(
         link_bytes_per_s=link_bytes_per_s,
         store_bytes_per_s=link_bytes_per_s,
         load_bytes_per_s=page_bytes / max(fit.write_s, 1e-9),
-        relay_s=statistics.fmean(sorted(relay_s)[: max(1, int(_USUAL * len(relay_s)))]),
+        relay_s=statistics.fmean(relay_s),
     )
     return Calibration(hardware=hardware, fit=fit)
 
