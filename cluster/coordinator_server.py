@@ -43,7 +43,10 @@ def run(config: ClusterConfig) -> int:
 
 async def _serve(config: ClusterConfig) -> None:
     registry = Registry(config.state_dir / f"registry-{config.fingerprint_id}.sqlite")
-    coordinator = Coordinator(_coordinator_config(config), points(config), named(config.policy))
+    paced = coordinator_config(
+        interval_s=config.interval_s, min_copies=config.min_copies, budget_bytes=config.budget_bytes
+    )
+    coordinator = Coordinator(paced, points(config), named(config.policy))
     control = ControlService(coordinator, registry, config.fingerprint)
     door = front_door(config)
     server = Server((door.handlers(),))
@@ -129,12 +132,11 @@ def _num_serving(control: ControlService) -> int:
     return sum(host.state is HostState.SERVING for host in control.table().hosts.values())
 
 
-def _coordinator_config(config: ClusterConfig) -> CoordinatorConfig:
+def coordinator_config(*, interval_s: float, min_copies: int, budget_bytes: int) -> CoordinatorConfig:
+    """What follows from the interval between rounds, for whoever runs a coordinator."""
     return CoordinatorConfig(
-        interval_s=config.interval_s,
-        min_copies=config.min_copies,
-        rounds=RoundConfig(budget_bytes=config.budget_bytes, drop_after_s=max(_MIN_KEPT_S, config.interval_s)),
-        demand=DemandConfig(
-            window_s=min(5.0, config.interval_s), half_life_s=2 * config.interval_s, horizon_s=config.interval_s
-        ),
+        interval_s=interval_s,
+        min_copies=min_copies,
+        rounds=RoundConfig(budget_bytes=budget_bytes, drop_after_s=max(_MIN_KEPT_S, interval_s)),
+        demand=DemandConfig(window_s=min(5.0, interval_s), half_life_s=2 * interval_s, horizon_s=interval_s),
     )

@@ -23,11 +23,11 @@ from benchmarks.simulator.host import Host, host_name
 from benchmarks.simulator.links import Links
 from benchmarks.simulator.site import Site
 from benchmarks.workloads.records import Workload
-from cluster.coordinator import Coordinator, CoordinatorConfig
-from cluster.demand import Demand, DemandConfig
+from cluster.coordinator import Coordinator
+from cluster.coordinator_server import coordinator_config
+from cluster.demand import Demand
 from cluster.events import HostLeft, Restored
 from cluster.placement_input import PlacementInput
-from cluster.rounds import RoundConfig
 from cluster.routing import Router, RouterConfig
 from cluster.view import Adapter, HostName, HostState, HostView, Registration
 from lorajax.spec import Version
@@ -48,13 +48,16 @@ class _Cluster:
         self._workload, self._system, self._config = workload, system, config
         self._site = Site(config=config, clock=Clock(), links=Links(config.hardware))
         self._clock = self._site.clock
+        self._paced = coordinator_config(
+            interval_s=config.interval_s, min_copies=config.min_copies, budget_bytes=config.budget_bytes
+        )
         self._adapters = _adapters(workload, config)
         self._points = config.hardware.points(config.hardware.step.kernels, config.slo)
         self._hosts: dict[HostName, Host] = {}
         self._lives: list[Host] = []
         targets = RouterConfig(ttft_p95_s=config.slo.ttft_s, tbt_p95_s=config.slo.tpot_s, seed=config.seed)
         self._front = Front(self._site, Router(targets, self._points, system.route), self._hosts, _WARM_S)
-        coordinator = Coordinator(_coordinator_config(config), self._points, system.place)
+        coordinator = Coordinator(self._paced, self._points, system.place)
         self._control = Control(self._site, coordinator, self._front, self._hosts)
 
     def run(self) -> Run:
@@ -108,7 +111,7 @@ class _Cluster:
         adapters = {one.version: one for one in self._adapters.values()}
         given = PlacementInput(
             adapters=adapters,
-            demand=Demand(_coordinator_config(self._config).demand).forecast(adapters, now_s=0.0),
+            demand=Demand(self._paced.demand).forecast(adapters, now_s=0.0),
             points=self._points,
             hosts=tuple(HostView(spec=host.spec, state=HostState.SERVING) for host in hosts),
             budget_bytes=sum(one.num_bytes for one in adapters.values()) * len(hosts),
@@ -192,17 +195,6 @@ def _adapters(workload: Workload, config: SimulationConfig) -> dict[str, Adapter
         )
         for name, rank in workload.ranks.items()
     }
-
-
-def _coordinator_config(config: SimulationConfig) -> CoordinatorConfig:
-    """As `cluster.coordinator_server` has it."""
-    interval_s = config.interval_s
-    return CoordinatorConfig(
-        interval_s=interval_s,
-        min_copies=config.min_copies,
-        rounds=RoundConfig(budget_bytes=config.budget_bytes, drop_after_s=max(30.0, interval_s)),
-        demand=DemandConfig(window_s=min(5.0, interval_s), half_life_s=2 * interval_s, horizon_s=interval_s),
-    )
 
 
 def _facts(workload: Workload, system: System, config: SimulationConfig) -> dict[str, object]:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from cluster import coordinator_server
-from cluster.cluster_config import read
 
 
 class Control:
@@ -24,10 +23,8 @@ class Control:
 
 
 @pytest.mark.parametrize(("interval_s", "drop_after_s"), [(2.0, 5.0), (90.0, 90.0)])
-def test_forecasts_and_copies_last_until_the_next_round(tmp_path, interval_s, drop_after_s):
-    file = tmp_path / "cluster.toml"
-    file.write_text(f'[model]\npath = "base"\n[placement]\ninterval_s = {interval_s}\n')
-    config = coordinator_server._coordinator_config(read(file, tmp_path / "home"))
+def test_forecasts_and_copies_last_until_the_next_round(interval_s, drop_after_s):
+    config = coordinator_server.coordinator_config(interval_s=interval_s, min_copies=1, budget_bytes=0)
     assert (config.demand.horizon_s, config.rounds.drop_after_s) == (interval_s, drop_after_s)
 
 
