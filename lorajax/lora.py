@@ -18,7 +18,7 @@ class Adapters(Protocol):
     """How a layer multiplies by its weights."""
 
     def project(self, ops: Ops, x: jax.Array, kernel: jax.Array, *targets: Target) -> jax.Array:
-        """x[token, in] by kernel[in, …], float32 [token, …], with the updates of the targets that are the kernel's."""
+        """x[token, in] by kernel[in, …], with the updates of its targets: [token, …], in float32 or x.dtype."""
 
 
 @dataclass(frozen=True, slots=True)

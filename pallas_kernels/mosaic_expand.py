@@ -6,6 +6,7 @@ multiplied one after the other, so that each sum has one order.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -20,14 +21,20 @@ from pallas_kernels.mosaic_parts import RANKS, Tuning, Units
 from pallas_kernels.work import NARROW, TILE_PAGES, LoraTiles
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def expand(h: jax.Array, pools: tuple[jax.Array, ...], tiles: LoraTiles, offset: jax.Array, how: Tuning) -> jax.Array:
-    """out[token, column of every target] for h of `shrink` and b[page, row, out] of each target."""
+@functools.partial(jax.jit, static_argnames=("how", "groups"))
+def expand(
+    h: jax.Array, pools: tuple[jax.Array, ...], tiles: LoraTiles, offset: jax.Array, how: Tuning, groups: int
+) -> jax.Array:
+    """out[token, column] for h of `shrink` and b[page, row, out] of each target.
+
+    Columns are those of the first of `groups` parts of every target, then of the second, and so on; no block of
+    `how.out_block` columns reaches over the end of a part.
+    """
     span = how.out_block * how.repeats
     starts = (0, *accumulate(pool.shape[2] // span for pool in pools))
 
     def body(*refs: jax.Ref) -> None:
-        _Block(how, tiles.wide, starts, _Refs(*refs[:6]), refs[6:-6], _Smem(*refs[-6:])).run()
+        _Block(how, tiles.wide, starts, groups, _Refs(*refs[:6]), refs[6:-6], _Smem(*refs[-6:])).run()
 
     kernel = plgpu.kernel(
         body,
@@ -91,6 +98,7 @@ class _Block:
     wide: int
     starts: tuple[int, ...]
     """Where each target's units of columns begin, and where the last one's end."""
+    groups: int
     refs: _Refs
     pools: tuple[jax.Ref, ...]
     smem: _Smem
@@ -165,8 +173,18 @@ class _Block:
         update = parts.multiplied((self.how.out_block, width), functools.partial(self._add, unit, width, block))
         smem = self.smem.out.at[pl.ds(0, width)]
         parts.store(update, smem)
-        columns = pl.ds((unit.column * self.how.repeats + block) * self.how.out_block, self.how.out_block)
-        plgpu.copy_smem_to_gmem(smem, self.smem.update.at[parts.window(unit.token, width), columns])
+        plgpu.copy_smem_to_gmem(smem, self.smem.update.at[parts.window(unit.token, width), self._place(unit, block)])
+
+    def _place(self, unit: _Unit, block: jax.Array) -> pl.Slice:
+        """Where one block of the unit's columns lies in the output. Counted in blocks until the end."""
+        own = unit.column * self.how.repeats + block
+        if self.groups > 1:
+            ends = [start * self.how.repeats for start in self.starts]
+            begin, end = (_chosen(unit.target, bounds) for bounds in (ends[:-1], ends[1:]))
+            part = lax.div(end - begin, self.groups)
+            group, within = lax.div(own - begin, part), lax.rem(own - begin, part)
+            own = group * (ends[-1] // self.groups) + lax.div(begin, self.groups) + within
+        return pl.ds(pl.multiple_of(own * self.how.out_block, self.how.out_block), self.how.out_block)
 
     def _add(self, unit: _Unit, width: int, block: jax.Array, total: jax.Ref) -> None:
         """The products of one block's tiles. Where h of all tiles fits its slots, the unit loads it once."""
@@ -193,3 +211,8 @@ class _Block:
                 pl.when(jnp.logical_not(stays))(lambda: self._load_h(unit, width, step + stages))
 
         parts.times(unit.num_tiles, one)
+
+
+def _chosen(which: jax.Array, values: Sequence[int]) -> jax.Array:
+    """values[which] of constants that no memory holds."""
+    return sum((jnp.where(which == i, value, 0) for i, value in enumerate(values)), jnp.int32(0))

@@ -42,9 +42,11 @@ class Ops:
     """One implementation of every op; a value the runner is given, not a flag it reads.
 
     lora(x[token, in], ((a[page, row, in], b[page, row, out]), …), work) -> float32 [token, out] of each pair.
-    project(x[token, in], kernel[in, …]) -> float32 [token, …]; `kernel` went through `pack`, which keeps its shape.
+    project(x[token, in], kernel[in, …]) -> [token, …] as layers go on with it: float32, or rounded once to x.dtype;
+    `kernel` went through `pack`, which keeps its shape.
     adapted(ops, x, kernel[in, group …, part, width], pages, work) -> `project` plus `lora`: each group of columns is a
     part of every target, side by side.
+    logits(x, kernel) -> `project` in float32.
     attention(q[token, kv_head, group, head_dim], kv[page, slot, 2, kv_head, head_dim], work, window) -> like q.
     prepare(work, num_tokens, num_pages) -> the work with what `lora` reads beside it; numpy, once for all layers.
     """
@@ -54,6 +56,7 @@ class Ops:
     attention: Attention
     project: Project = reference.project
     adapted: Adapted = _separately
+    logits: Project = reference.project
     pack: Callable[[jax.Array], jax.Array] = lambda kernel: kernel
     prepare: Prepare = lambda work, num_tokens, num_pages: work
 
@@ -86,6 +89,7 @@ NATIVE = Ops("native", native.grouped_lora, native.paged_attention)
 PACKED = replace(
     NATIVE,
     project=native.project,
+    logits=native.project,
     adapted=_or(native.adapted, _separately),
     pack=native.packed,
 )
@@ -94,10 +98,12 @@ MOSAIC = Ops(
     "mosaic",
     _or(mosaic_lora.grouped_lora, xla_lora.grouped_lora),
     _or(mosaic_attention.paged_attention, xla_attention.paged_attention),
+    project=reference.rounded_project,
+    adapted=_or(mosaic_lora.adapted, _separately),
     prepare=tiles.tiled,
 )
 """For Hopper GPUs."""
-TRITON = replace(MOSAIC, name="triton", lora=_or(triton_lora.grouped_lora, xla_lora.grouped_lora))
+TRITON = replace(MOSAIC, name="triton", lora=_or(triton_lora.grouped_lora, xla_lora.grouped_lora), adapted=_separately)
 
 
 def named(name: str) -> Ops:

@@ -12,6 +12,11 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.dot_general(x, kernel, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
+def rounded_project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`project` rounded to x.dtype, so that a GPU writes half as much: [token, …]."""
+    return jax.lax.dot_general(x, kernel, (((1,), (0,)), ((), ())))
+
+
 def grouped_lora(
     x: Float[Array, "token in"], a: Float[Array, "page row in"], b: Float[Array, "page row out"], work: LoraWork
 ) -> Float[Array, "token out"]:

@@ -12,7 +12,7 @@ from lorajax.models.decoder import Cache, Step
 
 
 def project_qkv(x: jax.Array, kernel: jax.Array, adapters: Adapters, step: Step) -> jax.Array:
-    """x[token, hidden] by kernel[hidden, kv_head, group + 2, head_dim]: float32 [token, kv_head, group + 2, head_dim].
+    """x[token, hidden] by kernel[hidden, kv_head, group + 2, head_dim]: [token, kv_head, group + 2, head_dim].
 
     For each key/value head its `group` query heads come first, then its key, then its value.
     """

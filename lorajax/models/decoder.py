@@ -61,7 +61,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array, adapters: Adapters, step: Step) -> jax.Array:
         """x[token, hidden] -> its update [token, hidden], in x.dtype."""
-        both = adapters.project(step.ops, x, self.gate_up[...], "gate_proj", "up_proj")
+        both = adapters.project(step.ops, x, self.gate_up[...], "gate_proj", "up_proj").astype(jnp.float32)
         wide = (jax.nn.silu(both[:, 0]) * both[:, 1]).astype(x.dtype)
         out = adapters.project(step.ops, wide, self.down[...], "down_proj")
         return step.layout.total(out, "mlp").astype(x.dtype)
@@ -108,7 +108,7 @@ class Decoder(nnx.Module):
         """x[token, hidden] -> float32 [token, vocab], whole on every device."""
         x = rms_norm(x, self.final_norm[...], step.spec.rms_norm_eps)
         if self.head is not None:
-            return step.layout.gathered(step.ops.project(x, self.head[...]), "vocab")
+            return step.layout.gathered(step.ops.logits(x, self.head[...]), "vocab")
         tied = jax.lax.dot_general(x, self.embed[...], (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         return step.layout.gathered(tied, "vocab")
 

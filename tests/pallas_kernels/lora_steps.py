@@ -23,6 +23,9 @@ LAYERS = {
 }
 """(in, out of each target)"""
 
+GROUPS = {"Llama-3-8B qkv": 8, "Qwen3-0.6B qkv": 8, "SmolLM2-135M qkv": 3}
+"""Key and value heads of a device, where they are several: their columns lie together, with those of their queries."""
+
 
 def step(layer, num_tokens, dtype="bfloat16"):
     """(x, pages of each target, work) as shapes, of at most 32 sequences and a pool of 512 pages."""
@@ -33,3 +36,10 @@ def step(layer, num_tokens, dtype="bfloat16"):
     pages = tuple((pool(width_in), pool(width)) for width in widths_out)
     work = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), tiled(empty, num_tokens, 1))
     return jax.ShapeDtypeStruct((num_tokens, width_in), jnp.dtype(dtype)), pages, work
+
+
+def weights(layer, dtype="bfloat16"):
+    """The layer's weights as a shape, as models hold them: [in, group, part, width]."""
+    width_in, widths_out = LAYERS[layer]
+    groups = GROUPS.get(layer, 1)
+    return jax.ShapeDtypeStruct((width_in, groups, sum(widths_out) // groups // 64, 64), jnp.dtype(dtype))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.cases import LORA_CASES, LoraCase, lora_arrays
-from pallas_kernels.mosaic_lora import grouped_lora
+from pallas_kernels.mosaic_lora import adapted, grouped_lora
 from pallas_kernels.mosaic_parts import Tuning
 from pallas_kernels.ops import REFERENCE
 from pallas_kernels.tiles import tiled
@@ -74,6 +74,29 @@ def test_agrees_however_the_work_is_cut(case, how):
     wanted = REFERENCE_LORA(x, pages, work)
     for actual, right in zip(interpreted(how)(x, pages, work), wanted, strict=True):
         assert_close(actual, right, "bfloat16")
+
+
+@functools.partial(jax.jit, static_argnums=4, compiler_options={"xla_backend_optimization_level": "0"})
+def products(x, kernel, pages, work, how):
+    return adapted(None, x, kernel, pages, work, lambda *_: how)
+
+
+@pytest.mark.parametrize("how", [SMALL, FUSED], ids=["small", "fused"])
+@pytest.mark.parametrize("groups", [(), (2,)], ids=["whole targets", "in two groups"])
+def test_updates_are_added_where_the_kernels_columns_lie(how, groups):
+    x, pages, work = arrays(MIXED, "bfloat16", (128, 256), (128, 128), (128, 128))
+    kernel = np.random.default_rng(0).normal(size=(128, *groups, 512 // (64 * (groups or (1,))[0]), 64)).astype(x.dtype)
+    wanted = jax.jit(functools.partial(REFERENCE.adapted, REFERENCE))(x, kernel, pages, work)
+    prepared = tiled(work, len(x), len(pages[0][0]))
+    actual = without_races(lambda: products(x, kernel, pages, prepared, how))
+    assert actual.dtype == x.dtype
+    assert_close(actual, wanted, "bfloat16")
+
+
+def test_groups_that_cut_a_block_of_columns_are_refused():
+    x, pages, work = arrays(MIXED, "bfloat16", (64, 64))
+    with pytest.raises(NotImplementedError, match=r"got 2 parts of \(64,\) columns, wanted parts of a multiple of 64"):
+        adapted(None, x, np.zeros((64, 2, 1, 32), x.dtype), pages, tiled(work, len(x), len(pages[0][0])))
 
 
 def test_column_shards_are_the_columns_of_the_whole():

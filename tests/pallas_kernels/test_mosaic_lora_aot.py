@@ -18,9 +18,9 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pallas_kernels.mosaic_lora import grouped_lora
+from pallas_kernels.ops import MOSAIC
 from tests.pallas_kernels.interpreted import MESH
-from tests.pallas_kernels.lora_steps import LAYERS, step
+from tests.pallas_kernels.lora_steps import step, weights
 
 H200 = """gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -44,16 +44,15 @@ STEPS = [
 """(layer, tokens)"""
 
 
-def layer(x, weights, pages, work):
-    """What a linear layer computes: the base's product and each target's update, added in x.dtype."""
-    updates = grouped_lora(x, pages, work)
-    return [jax.lax.dot(x, w) + update.astype(x.dtype) for w, update in zip(weights, updates, strict=True)]
+def layer(x, kernel, pages, work):
+    """A linear layer of the engine."""
+    return MOSAIC.adapted(MOSAIC, x, kernel, pages, work)
 
 
-def two_layers(x, weights, pages, work):
+def two_layers(x, kernel, pages, work):
     """Square layers, one after the other, with the pages of both in one pool."""
     for i in range(2):
-        (x,) = layer(x, weights, pages, work.shifted(256 * i))
+        x = layer(x, kernel, pages, work.shifted(256 * i)).reshape(x.shape)
     return x
 
 
@@ -64,12 +63,11 @@ def compile_steps():
 
     def write(title, program, name, num_tokens):
         x, pages, work = step(name, num_tokens)
-        weights = [jax.ShapeDtypeStruct((x.shape[1], width), x.dtype) for width in LAYERS[name][1]]
         placed = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=everywhere)
         sys.stdout.write(f"STEP {title}\n")
         sys.stdout.flush()  # before what the assembler says, which goes past Python
         with jax.sharding.use_abstract_mesh(MESH):
-            lowered = jax.jit(program).lower(*jax.tree.map(placed, (x, weights, pages, work)))
+            lowered = jax.jit(program).lower(*jax.tree.map(placed, (x, weights(name), pages, work)))
         sys.stdout.write(lowered.compile().as_text())
 
     for name, num_tokens in STEPS:
@@ -138,11 +136,13 @@ def test_nothing_is_copied(compiled, step):
     assert " copy(" not in compiled[step].split("\nENTRY ")[1]
 
 
-def test_the_base_product_and_the_addition_of_an_update_are_one_call(compiled):
-    program = compiled["Llama-3-8B down 2048"].split("\nENTRY ")[1]
+@each_step
+def test_a_layer_is_two_kernels_and_one_product_that_adds(compiled, step):
+    program = compiled[step].split("\nENTRY ")[1]
     (product,) = [line for line in program.splitlines() if 'custom_call_target="__cublas$lt$matmul"' in line]
     assert '"beta":1' in product
     assert "output_to_operand_aliasing={{0}: (2, {})}" in product
+    assert program.count('custom_call_target="mosaic_gpu') == 2
     assert all("broadcast" in line for line in program.splitlines() if " fusion(" in line)
 
 
