@@ -51,9 +51,9 @@ Go on:
 def demo(*, keep: bool, port: int, max_tokens: int) -> None:
     """See it all at once, on this machine.
 
-    Starts a cluster of two hosts, asks the base model, every example adapter and a mixture of two at the same time and
-    shows the answers as they grow; then keeps it busy with requests that shift from one adapter to another, shows how
-    the placement follows, and stops the cluster.
+    Starts a cluster of three hosts, asks the base model, every example adapter and a mixture of two at the same time
+    and shows the answers as they grow; then keeps it busy with requests that shift from one adapter to another, shows
+    how the placement follows, and stops the cluster.
     """
     model = default_model()
     if model is None:
@@ -113,7 +113,7 @@ async def _demo(folder: Path, lanes: Sequence[Lane], examples: Sequence[ExampleA
     view: View = LiveView(out) if out.is_terminal else PlainView(out)
     launch = command(folder / "cluster.toml")
     with view:
-        view.phase("starting a cluster: rendezvous, coordinator, gateway and two hosts (the first time, each compiles)")
+        view.phase("starting a cluster: rendezvous, coordinator, gateway and three hosts (each compiles at first)")
         async with serving(launch if keep else tied(launch), folder / "launch.log", view.phase) as child:
             board, adapters = await _show_cluster(child.target, lanes, plan_traffic(examples), view)
             child.keep = keep

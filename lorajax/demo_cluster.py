@@ -14,7 +14,7 @@ adapter_bytes = "64MiB"
 host_adapter_bytes = "256MiB"
 max_sequences = 8
 max_batch_tokens = 128"""
-"""Of one host: two of them share two cores, and each size more is one more step to compile."""
+"""Of one host: three of them share two cores, and each size more is one more step to compile."""
 
 
 def cluster_toml(model: str, examples: Sequence[ExampleAdapter], port: int) -> str:
@@ -26,7 +26,7 @@ def cluster_toml(model: str, examples: Sequence[ExampleAdapter], port: int) -> s
 path = {_quoted(model)}
 
 [cluster]
-replicas = 2
+replicas = 3
 transfer = "collective"
 coordinator = "127.0.0.1:0"
 gateway = "127.0.0.1:{port}"

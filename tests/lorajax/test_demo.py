@@ -90,9 +90,9 @@ def written(tmp_path, model="m.gguf", examples=(PIRATE, SHOUT), port=0):
     return read(file, tmp_path)
 
 
-def test_the_cluster_is_two_hosts_in_one_world(tmp_path):
+def test_the_cluster_is_three_hosts_in_one_world(tmp_path):
     config = written(tmp_path)
-    assert (config.replicas, config.transfer, config.state_dir) == (2, "collective", tmp_path / "state")
+    assert (config.replicas, config.transfer, config.state_dir) == (3, "collective", tmp_path / "state")
 
 
 def test_the_cluster_has_every_example_before_ready(tmp_path):
