@@ -50,7 +50,10 @@ def _trace(path: Path, about: Row, rows: Iterator[tuple[int, Row]], said: Mappin
     except ValueError as error:
         raise ValueError(f"{error} (of {path})") from None
     if not kinds:
-        raise ValueError(f"{path}: no column has a known name; say which is which: --columns time=…,prompt=…,output=…")
+        raise ValueError(
+            f"{path}: none of {', '.join(first[1])[:80]} is a known name; "
+            "say which is which: --columns time=…,prompt=…,output=…"
+        )
     read = {kind: list[Cell]() for kind in kinds}
     for line, row in chain([first], rows):
         for kind, column in kinds.items():
@@ -92,8 +95,10 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise ValueError(f"{path}: {error}; give a readable .csv or .jsonl, or one packed as .gz") from error
 
 
-def _csv_rows(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, Row]]:
-    rows = csv.DictReader(text)
+def _csv_rows(path: Path, text: io.StringIO) -> Iterator[tuple[int, Row]]:
+    """Cells are kept apart by whatever of comma, semicolon and tab the header has most of."""
+    header = text.getvalue().partition("\n")[0]
+    rows = csv.DictReader(text, delimiter=max(",;\t", key=header.count))
     for row in rows:
         if None in row or None in row.values():
             raise ValueError(
@@ -102,7 +107,7 @@ def _csv_rows(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, Row]]:
         yield rows.line_num, row
 
 
-def _json_rows(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, Row]]:
+def _json_rows(path: Path, text: io.StringIO) -> Iterator[tuple[int, Row]]:
     for line, written in enumerate(text, 1):
         if not written.strip():
             continue
@@ -115,7 +120,7 @@ def _json_rows(path: Path, text: io.TextIOBase) -> Iterator[tuple[int, Row]]:
         yield line, row
 
 
-def _text(path: Path) -> io.TextIOBase:
+def _text(path: Path) -> io.StringIO:
     packed = path.read_bytes()
     if path.name.endswith((".tar.gz", ".tgz")):
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:

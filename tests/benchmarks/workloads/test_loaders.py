@@ -96,6 +96,12 @@ def test_json_lines_with_common_names(file_of):
     assert (trace.prompt_tokens.tolist(), trace.adapters, trace.tenants) == ([7], ("",), ("3",))
 
 
+@pytest.mark.parametrize("mark", [";", "\t"], ids=["semicolon", "tab"])
+def test_cells_may_be_kept_apart_otherwise(file_of, mark):
+    trace = read(file_of("t_s,input_tokens\n0,7\n".replace(",", mark)))
+    assert trace.prompt_tokens.tolist() == [7]
+
+
 def test_columns_are_named_by_the_user(file_of):
     path = file_of("when,what,timestamp\n1000,a,x\n3000,b,x\n")
     trace = read(path, {"time_ms": "when", "adapter": "what"})
@@ -135,7 +141,11 @@ def test_workload_that_was_written_is_read_back(tmp_path, name):
         ("t_s,prompt_tokens\n0,\n", "a.csv", r"a\.csv:2: prompt_tokens is missing; write"),
         ("t_s,prompt_tokens\nnoon,1\n", "a.csv", r"a\.csv:2: t_s is 'noon'; write seconds, or a date"),
         ("t_s,prompt_tokens\n0,1\n1\n", "a.csv", r"a\.csv:3: not as many cells as the header has"),
-        ("what,ever\n0,1\n", "a.csv", r"a\.csv: no column has a known name; say which is which: --columns time="),
+        (
+            "what,ever\n0,1\n",
+            "a.csv",
+            r"a\.csv: none of what, ever is a known name; say which is which: --columns time=",
+        ),
         ("", "a.csv", r"a\.csv has no requests; give a file with a header and rows"),
         ('{"t_s": 0}\n{"t_s"\n', "a.jsonl", r"a\.jsonl:2: .*; write one JSON object a line"),
         ("7\n", "a.jsonl", r"a\.jsonl:1: 7 is no object; write one JSON object a line"),
