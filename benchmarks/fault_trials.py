@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -200,9 +201,9 @@ def report(rows: Rows, facts: Mapping[str, object], path: Path) -> None:
     print("\n".join(_lines(table)), path, sep="\n")
 
 
-def _table(rows: Rows) -> list[dict[str, object]]:
+def _table(rows: Rows) -> list[dict[str, Any]]:
     """The rounds of each number beside each other; a goal is met where the worst of them meets it."""
-    table: list[dict[str, object]] = []
+    table: list[dict[str, Any]] = []
     order = {key: number for number, key in reversed(list(enumerate((row.case, row.what) for row in rows)))}
     in_order = sorted(rows, key=lambda row: order[row.case, row.what])
     for _, group in itertools.groupby(in_order, key=lambda row: (row.case, row.what)):
@@ -213,7 +214,7 @@ def _table(rows: Rows) -> list[dict[str, object]]:
     return table
 
 
-def _lines(table: Iterable[Mapping[str, object]]) -> Iterable[str]:
+def _lines(table: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     yield f"{'case':<20}{'what':<34}{'median':>9}{'worst':>9}  {'goal':<7}met"
     for row in table:
         goal = "" if row["goal"] is None else f"<= {row['goal']:g}"

@@ -11,7 +11,7 @@ import grpc
 
 from benchmarks import fault_trials
 from benchmarks.fault_trials import Rows, Trials
-from benchmarks.local_cluster import LocalCluster, launched, write_config
+from benchmarks.local_cluster import LocalCluster, Tables, launched, write_config
 from cluster import serving_pb2
 from lorajax.bundled import example_adapters
 from tests.multihost import rig
@@ -120,7 +120,7 @@ def _written(folder: Path, model: Path | None, transfer: str) -> tuple[Path, lis
         path, dtype = model, "bfloat16"
         folders = {one.name: Path(one.folder) for one in example_adapters()}
     *names, late = folders
-    tables = {
+    tables: Tables = {
         "model": {"path": str(path), "dtype": dtype},
         "cluster": {"replicas": _NUM_HOSTS, "transfer": transfer, "coordinator": "127.0.0.1:0", "state_dir": "state"},
         "adapters": {"roots": [str(one) for one in folders.values()]},

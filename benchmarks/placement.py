@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,11 +35,15 @@ class Case:
     given: PlacementInput
 
 
+type Row = dict[str, Any]
+"""Of the table, as JSON has it."""
+
+
 def run(*, adapters: int, hosts: int, mixing: float, rounds: int, seed: int, out: Path) -> None:
     """Measure every policy on every case, print the table, write `placement.json` into `out`."""
     random = np.random.default_rng(seed)
     start = _start(adapters, hosts, mixing, random)
-    rows = []
+    rows: list[Row] = []
     for policy, place in POLICIES.items():
         settled = _carried_out(start, place(start))
         budget = sum(adapter.num_bytes for adapter in start.adapters.values()) // 50
@@ -52,7 +57,7 @@ def run(*, adapters: int, hosts: int, mixing: float, rounds: int, seed: int, out
         ):
             rows.append({"policy": policy, "case": case.name, **_measured(place, case.given, rounds)})
             print(_line(rows[-1]))
-    result = {
+    result: Row = {
         **machine.facts({}),
         "adapters": adapters,
         "hosts": hosts,

@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from benchmarks.local_cluster import launched, write_config
+from benchmarks.local_cluster import Tables, launched, write_config
 from benchmarks.peers import fixtures
 from checkpoints import base, names
 from cluster import serving_pb2 as pb
@@ -52,7 +52,7 @@ def measured(folder: Path, model: Path, transfer: str, moves: int) -> dict[str, 
     """
     roots = [_write_adapter(folder / f"moved-{number}", model, number) for number in range(moves)]
     examples = example_adapters()
-    tables = {
+    tables: Tables = {
         "model": {"path": str(model)},
         "cluster": {"replicas": 2, "transfer": transfer, "coordinator": "127.0.0.1:0", "state_dir": "state"},
         "adapters": {"roots": [*map(str, roots)], "min_copies": 2},

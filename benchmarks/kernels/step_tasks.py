@@ -97,7 +97,7 @@ class Model:
             step = Step(spec=self.spec, layout=layout, ops=MOSAIC, attention=attention, cos=cos, sin=sin)
             layers: list[Adapters] = [NO_ADAPTERS] * self.spec.num_layers
             if pools is not None and lora is not None:
-                layers = [LayerAdapters(pools, lora.shifted(i * POOL_PAGES), MOSAIC.lora) for i in range(len(layers))]
+                layers = [LayerAdapters(pools, lora.shifted(i * POOL_PAGES)) for i in range(len(layers))]
             caches = [Cache(kv=pages, adapters=one, window=None) for pages, one in zip(kv, layers, strict=True)]
             x, written = model.hidden(tokens, caches, step)
             return written, most_likely(model.logits(x, step))

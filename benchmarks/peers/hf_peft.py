@@ -16,7 +16,7 @@ from benchmarks.peers import protocol
 BASE = "__base__"  # PEFT's name for a row without an adapter
 
 
-class StepClock(StoppingCriteria):
+class StepClock(StoppingCriteria):  # type: ignore[misc]  # not there where types are checked
     """Notes the time after each step and never stops."""
 
     def __init__(self) -> None:
