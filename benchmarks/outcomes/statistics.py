@@ -32,6 +32,10 @@ class Slo:
     quantile: float = 0.95
     """Share of all requests that must reach `ttft_s` for a run to be within."""
 
+    def most_late(self, num_requests: int) -> int:
+        """How many of so many may miss `ttft_s` before it is certain that the run is not within."""
+        return num_requests - 1 - math.floor((num_requests - 1) * self.quantile)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:

@@ -38,7 +38,17 @@ _WARM_S = 2.0
 
 def simulate(workload: Workload, system: System, config: SimulationConfig) -> Run:
     """Let a system serve a workload; the same arguments give the same run."""
-    return _Cluster(workload, system, config).run()
+    cluster = _Cluster(workload, system, config)
+    cluster.pass_time(math.inf)
+    return cluster.result()
+
+
+def kept(workload: Workload, system: System, config: SimulationConfig) -> Run | None:
+    """The same run if it keeps the TTFT of `config.slo`; None as soon as it no longer can."""
+    cluster = _Cluster(workload, system, config)
+    most_late = config.slo.most_late(len(workload.arrivals))
+    cluster.pass_time(most_late)
+    return None if cluster.num_late > most_late else cluster.result()
 
 
 class _Cluster:
@@ -60,13 +70,22 @@ class _Cluster:
         coordinator = Coordinator(self._paced, self._points, system.place)
         self._control = Control(self._site, coordinator, self._front, self._hosts)
 
-    def run(self) -> Run:
-        """Let all of it happen."""
-        arrivals = self._workload.arrivals
+    @property
+    def num_late(self) -> int:
+        """Requests of which it is known that they miss the SLO."""
+        return len(self._front.late)
+
+    def pass_time(self, most_late: float) -> None:
+        """Let all of it happen, or as much as it takes for more requests than that to be late."""
+        outcomes, num = self._front.outcomes, len(self._workload.arrivals)
         self._start()
         self._arrive(0)
         with _without_collection():
-            self._clock.run(lambda: len(self._front.outcomes) == len(arrivals))
+            self._clock.run(lambda: len(outcomes) == num or self.num_late > most_late)
+
+    def result(self) -> Run:
+        """What came of it, after all of it has happened."""
+        arrivals = self._workload.arrivals
         span_s = max(self._clock.now_s - _WARM_S, 0.0)
         names = {one.version: name for name, one in self._adapters.items()}
         return Run(

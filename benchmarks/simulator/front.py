@@ -38,6 +38,8 @@ class Front:
         """Know no table; the workload begins at `began_s`."""
         self.outcomes: dict[int, Outcome] = {}
         """By number of arrival."""
+        self.late: set[int] = set()
+        """Those that failed, or whose first token came too late for the SLO."""
         self._config, self._clock, self._relay_s = site.config, site.clock, site.config.hardware.relay_s
         self._router, self._hosts, self._began_s = router, hosts, began_s
         self._table: Table | None = None
@@ -83,6 +85,8 @@ class Front:
         """As `host.Doors`."""
         flight.first_s = self._clock.now_s + self._relay_s / 2
         self._router.first_token(flight.id, flight.first_s)
+        if flight.first_s - self._began_s - flight.arrival.at_s > self._config.slo.ttft_s:
+            self.late.add(flight.number)
 
     def finished(self, flight: Flight) -> None:
         """As `host.Doors`."""
@@ -203,6 +207,8 @@ class Front:
         if flight.deadline is not None:
             flight.deadline.cancel()
         assert flight.number not in self.outcomes, "a request ends once"
+        if code != "OK":
+            self.late.add(flight.number)
         self.outcomes[flight.number] = flight.outcome(code, self._clock.now_s + self._relay_s / 2, self._began_s)
 
     def _admit(self) -> None:

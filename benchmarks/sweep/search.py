@@ -148,8 +148,9 @@ def _limit(wanted: Wanted, source: Source, case: Case, hint: float) -> tuple[Lim
     tried: dict[int, Point] = {}
 
     def within(number: int) -> bool:
-        tried[number] = source.point(Task(case=case, rate=_rate(wanted, number)))
-        return tried[number].is_within
+        if (point := source.kept(Task(case=case, rate=_rate(wanted, number)))) is not None:
+            tried[number] = point
+        return point is not None
 
     floor = math.ceil(_number(wanted, source.least_rate()))
     start = round(_number(wanted, hint or source.guess(case)))
@@ -185,7 +186,7 @@ def _need(wanted: Wanted, source: Source, case: Case, rate: float) -> Need:
     """By halves, from the most hosts down."""
 
     def is_enough(hosts: int) -> bool:
-        return source.point(Task(case=replace(case, hosts=hosts), rate=rate)).is_within
+        return source.kept(Task(case=replace(case, hosts=hosts), rate=rate)) is not None
 
     case = replace(case, hosts=wanted.most_hosts)
     if not is_enough(wanted.most_hosts):
@@ -231,7 +232,7 @@ def _interference(wanted: Wanted, source: Source, seed_and_slo: tuple[int, float
     case = Case(setting=wanted.settings[0], system="contiguous", kernels=claims.PADDED, seed=seed, slo_s=slo_s, hosts=1)
 
     def within(number: int) -> bool:
-        return source.point(Task(case=case, rate=_rate(wanted, number), variant=RANK_8)).is_within
+        return source.kept(Task(case=case, rate=_rate(wanted, number), variant=RANK_8)) is not None
 
     number = highest(
         within,

@@ -17,13 +17,13 @@ from statistics import mean
 
 import numpy as np
 
-from benchmarks.baselines.systems import SYSTEMS
+from benchmarks.baselines.systems import SYSTEMS, System
 from benchmarks.outcomes import sweeps
-from benchmarks.outcomes.records import Outcome
+from benchmarks.outcomes.records import Outcome, Run
 from benchmarks.outcomes.statistics import Slo, Summary, summary
 from benchmarks.outcomes.sweeps import Case, Point
 from benchmarks.simulator.bound import bound
-from benchmarks.simulator.cluster import simulate
+from benchmarks.simulator.cluster import kept, simulate
 from benchmarks.simulator.config import Distortion, Loss, SimulationConfig
 from benchmarks.simulator.device import Kernels
 from benchmarks.simulator.presets import PRESETS
@@ -44,6 +44,9 @@ _MEAN_TOKENS = 1155 + 211
 """Of a request of Azure's conversations (2023): where the search begins, not where it ends."""
 _OURS = ("benchmarks.simulator.", "benchmarks.baselines.", "benchmarks.workloads.", "cluster.", "lorajax.")
 """Packages whose code decides on a result."""
+
+type _Simulate = Callable[[Workload, System, SimulationConfig], Run | None]
+"""To its end, or only as long as the SLO can be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +72,23 @@ class Plan:
 
     def point(self, task: Task) -> Point:
         """What a simulation found, out of the store where it was done before."""
+        point = self._stored(task, simulate)
+        assert point is not None, "a run that goes on to its end has a result"
+        return point
+
+    def kept(self, task: Task) -> Point | None:
+        """The same where it keeps the SLO, else None. Where all requests count, a simulation ends when it is lost."""
+        point = self._stored(task, kept) if task.variant == AS_IT_IS else self.point(task)
+        return point if point is not None and point.is_within else None
+
+    def _stored(self, task: Task, how: _Simulate) -> Point | None:
+        """A lost simulation is stored, too: as one without a result, which whoever wants one does again."""
         path = self.store / _digest(self) / f"{_name(task)}.json"
-        if not path.exists():
-            found = sweeps.point_json(_simulated(self, task))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}")
-            unfinished.write_text(found, encoding="utf-8")
-            unfinished.replace(path)
-        return sweeps.point_of(path.read_text(encoding="utf-8"))
+        lost = path.with_suffix(".lost")
+        if not path.exists() and (how is simulate or not lost.exists()):
+            point = _simulated(self, task, how)
+            _write(lost if point is None else path, "" if point is None else sweeps.point_json(point))
+        return sweeps.point_of(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def guess(self, case: Case) -> float:
         """A load in requests/s near which the limit may lie."""
@@ -145,7 +157,7 @@ _VARIANTS: Mapping[str, _Variant] = {
 }
 
 
-def _simulated(plan: Plan, task: Task) -> Point:
+def _simulated(plan: Plan, task: Task, how: _Simulate) -> Point | None:
     case, slo = task.case, Slo(ttft_s=task.case.slo_s)
     hardware = PRESETS[plan.hardware].with_kernels(Kernels(case.kernels))
     config = SimulationConfig(
@@ -158,10 +170,19 @@ def _simulated(plan: Plan, task: Task) -> Point:
         seed=case.seed,
     )
     variant, workload = _VARIANTS[task.variant], _workload(plan, task)
-    run = simulate(workload, SYSTEMS[case.system], variant.config(config, workload))
-    kept = replace(run, outcomes=tuple(one for one in run.outcomes if variant.is_judged(one)))
+    run = how(workload, SYSTEMS[case.system], variant.config(config, workload))
+    if run is None:
+        return None
+    judged = replace(run, outcomes=tuple(one for one in run.outcomes if variant.is_judged(one)))
     replicated = case.hosts * sum(map(hardware.adapter_bytes, workload.ranks.values()))
-    return _point(task, summary(kept, slo), replicated)
+    return _point(task, summary(judged, slo), replicated)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _workload(plan: Plan, task: Task) -> Workload:

@@ -34,6 +34,9 @@ class Source(Protocol):
     def point(self, task: Task) -> Point:
         """What comes of it; of a variant, for the requests that it does not add."""
 
+    def kept(self, task: Task) -> Point | None:
+        """The same where it keeps the SLO, and None where it does not, which is found out sooner."""
+
     def guess(self, case: Case) -> float:
         """A load in requests/s near which the highest one within the SLO may lie."""
 

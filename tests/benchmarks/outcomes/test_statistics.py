@@ -85,6 +85,14 @@ def test_a_limit_that_is_just_reached_is_kept():
     assert summary(run(outcomes=OUTCOMES[2:3]), SLO).is_within
 
 
+@pytest.mark.parametrize(("num", "most"), [(1, 0), (20, 1), (21, 1), (100, 5), (101, 5)])
+def test_so_many_may_be_late_and_one_more_may_not(num, most):
+    slo = Slo(ttft_s=1.0)
+    tails = [percentiles([0.5] * (num - late) + [9.0] * late, (slo.quantile,))[0] for late in (most, most + 1)]
+    assert slo.most_late(num) == most
+    assert tails[0] < 9.0 == tails[1]
+
+
 def test_attainment_and_goodput_are_of_all_requests():
     assert (FOUND.num_good, FOUND.attainment, FOUND.goodput) == (2, 0.5, 0.2)
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.simulator.cluster import simulate
+from benchmarks.baselines.systems import SYSTEMS
+from benchmarks.outcomes.statistics import Slo, summary
+from benchmarks.simulator.cluster import kept, simulate
 from benchmarks.simulator.device import StepWork
-from tests.benchmarks.simulator.rig import ALL_SYSTEMS, CONFIGS, PAGE, RANKS, WORKLOADS
+from tests.benchmarks.simulator.rig import ALL_SYSTEMS, CONFIGS, PAGE, RANKS, WORKLOADS, config, workload
 
 drawn = settings(
     max_examples=40,
@@ -28,6 +30,18 @@ def test_steps_taken_at_once_come_to_the_same_as_one_by_one(asked, system, given
 @given(WORKLOADS, ALL_SYSTEMS, CONFIGS)
 def test_the_same_seed_gives_the_same_run(asked, system, given):
     assert simulate(asked, system, given) == simulate(asked, system, given)
+
+
+@drawn
+@given(WORKLOADS, ALL_SYSTEMS, CONFIGS)
+def test_a_run_that_is_within_is_kept_and_one_that_is_given_up_is_not_within(asked, system, given):
+    run, found = simulate(asked, system, given), kept(asked, system, given)
+    assert found == run if summary(run, given.slo).is_within else found in (None, run)
+
+
+def test_a_run_is_given_up_before_its_end():
+    asked = workload(*[(0.0, 40, 20, "a")] * 40)
+    assert kept(asked, SYSTEMS["ours"], config(slo=Slo(ttft_s=1.0))) is None
 
 
 @drawn

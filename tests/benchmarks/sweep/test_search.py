@@ -30,6 +30,10 @@ class Closed:
         found = replace(point(task.rate, tail_s), case=case)
         return replace(found, tail_ttft_s=2 * tail_s) if task.variant == INTERFERENCE else found
 
+    def kept(self, task):
+        point = self.point(task)
+        return point if point.is_within else None
+
     def guess(self, case):
         return 25.0
 

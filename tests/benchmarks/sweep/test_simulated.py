@@ -36,6 +36,22 @@ def test_point_is_simulated_once(tmp_path):
     assert plan.point(_task()).rate == 5.0
 
 
+def test_load_that_is_kept_has_its_point_and_too_much_has_none(tmp_path):
+    plan = _plan(tmp_path)
+    assert plan.kept(_task()) == plan.point(_task())
+    assert plan.kept(_task(rate=400.0)) is None
+
+
+def test_lost_load_is_simulated_once_and_to_its_end_where_that_is_asked(tmp_path):
+    plan, task = _plan(tmp_path), _task(rate=400.0)
+    assert plan.kept(task) is None
+    (lost,) = (tmp_path / "store").rglob("*.lost")
+    before = lost.stat().st_mtime_ns
+    assert plan.kept(task) is None
+    assert lost.stat().st_mtime_ns == before
+    assert not plan.point(task).is_within
+
+
 def test_point_of_another_duration_is_another(tmp_path):
     _plan(tmp_path).point(_task())
     _plan(tmp_path, duration_s=12.0).point(_task())
