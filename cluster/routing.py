@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import islice
 from random import Random
 
+from cluster.copy_price import CopyPrice
 from cluster.host_time import HostTime, Work
 from cluster.host_times import HostTimes
 from cluster.operating_points import OperatingPoints
@@ -32,8 +33,8 @@ _LAST_RESORTS = 4
 _PART = 0.1
 """Of the latency target: what the plan may cost a request at most where copies are."""
 _NEW_COPY = 0.25
-"""Of the latency target: how much sooner a host must be for a copy that nobody planned. A few copies then do for all
-that spills: memory of the hosts and bytes moved stay low, and the 95th percentile of waits gains nothing by more."""
+"""Of the latency target: how much sooner a host must be for a copy, of the mean adapter, that nobody planned. Queue
+noise would copy everything everywhere, and the 95th percentile of waits gains nothing by that."""
 _LOAD_SPEEDUP = 10.0
 """How much sooner an adapter comes from host memory than from another host."""
 _FIRST_GUESS_TOKENS = 128.0
@@ -68,12 +69,10 @@ def _score_s(ask: Ask, candidate: Candidate, view: View) -> float:
     score_s = candidate.last_s + min(_raised_s(candidate, view), config.ttft_p95_s)
     if view.leads is None:
         return score_s
-    most_s = _PART * config.ttft_p95_s
-    if candidate.name in view.leads:
-        return score_s + min(config.patience_s, most_s) * view.leads[candidate.name] / FAR
-    if all(map(candidate.host.holds, ask.versions)):
-        return score_s + min(config.spill_s, most_s)
-    return score_s + _NEW_COPY * config.ttft_p95_s
+    score_s += min(config.patience_s, _PART * config.ttft_p95_s) * view.leads.get(candidate.name, FAR) / FAR
+    if candidate.name not in view.leads:
+        score_s += sum(view.copy_s(version) for version in ask.versions if not candidate.host.holds(version))
+    return score_s
 
 
 def _raised_s(candidate: Candidate, view: View) -> float:
@@ -96,6 +95,7 @@ class _Flight:
     host: HostTime
     work: Work
     route: Route
+    versions: tuple[Version, ...]
     num_tokens: int = 0
     has_first: bool = False
 
@@ -117,6 +117,7 @@ class Router:
         self._hosts = HostTimes(points.cost_s(0))
         self._adapters: Mapping[Version, Adapter] = {}
         self._turns = Turns()
+        self._copies = CopyPrice(_NEW_COPY * config.ttft_p95_s)
         self._flights: dict[str, _Flight] = {}
         self._new_tokens = _FIRST_GUESS_TOKENS
         self._pace = Pace()
@@ -126,6 +127,7 @@ class Router:
         self._hosts.update(table.hosts)
         self._adapters = {one.adapter.version: one.adapter for one in table.registrations.values()}
         self._turns.update(table.shares)
+        self._copies.update(self._adapters)
 
     def beat(
         self,
@@ -147,8 +149,9 @@ class Router:
         """Count a request on the host of its route."""
         if (host := self._hosts.get(route.host)) is None:
             return
-        flight = self._flights[request_id] = _Flight(host, self._work(ask, host), route)
+        flight = self._flights[request_id] = _Flight(host, self._work(ask, host), route, ask.versions)
         host.begin(flight.work)
+        self._copies.opened(ask.versions)
         self._hosts.reorder(route.host)
         if ask.versions:
             self._turns.took(self._lead_version(ask), route.host)
@@ -172,6 +175,7 @@ class Router:
         if not flight.has_first:
             self._read(flight)
         flight.host.end(flight.work)
+        self._copies.closed(flight.versions)
         self._hosts.reorder(flight.host.spec.name)
         if flight.num_tokens:
             self._new_tokens += _GUESS_WEIGHT * (flight.num_tokens - self._new_tokens)
@@ -249,6 +253,7 @@ class Router:
             leads=self._turns.leads(lead) if lead else None,
             cost_s=self._cost_s,
             mixing=self._points.mixing,
+            copy_s=self._copies.price_s,
             config=self._config,
             random=self._random,
         )

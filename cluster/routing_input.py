@@ -14,12 +14,9 @@ from lorajax.spec import Version
 class RouterConfig:
     """What the plan is worth, and what a routing may go by besides."""
 
-    patience_s: float = 0.2
-    """Delay accepted so that traffic follows the shares. Small follows the queues; large follows the plan. Ours takes a
-    tenth of the latency target where that is less."""
-    spill_s: float = 0.5
-    """How much sooner a host outside the plan that has a copy must be; likewise. One without must be a quarter
-    of the latency target sooner."""
+    patience_s: float = 0.1
+    """Delay accepted so that traffic follows the shares, or stays within the plan. Small follows the queues; large
+    follows the plan. Ours takes a tenth of the latency target where that is less."""
     avoid_s: float = 2.0
     """A host to which a connection failed is avoided for this long."""
     ttft_p95_s: float = 2.0
@@ -66,6 +63,8 @@ class View:
     """Host-seconds per token, by rank."""
     mixing: float
     """As in the operating points."""
+    copy_s: Callable[[Version], float]
+    """What a copy that nobody planned must be worth."""
     config: RouterConfig
     random: Random
 
