@@ -7,6 +7,14 @@ namespace {
 
 constexpr int64_t kColumns = 512;  // of one unit
 
+// Cuts the columns of a target and run into units, as many as there are threads at least.
+void Cut(int64_t target, const Run& run, int64_t columns, int64_t threads, std::vector<Unit>& units) {
+  int64_t part = std::min(kColumns, ((columns + threads - 1) / threads + kStrip - 1) / kStrip * kStrip);
+  for (int64_t first = 0; first < columns; first += part)
+    for (int64_t t = 0; t < run.count; t += kTokens)
+      units.push_back({target, &run, t, std::min(kTokens, run.count - t), first, std::min(first + part, columns)});
+}
+
 // Zeros for the tokens between the runs; those of a run are written by their units.
 void ZeroOthers(const std::vector<Run>& runs, float* out, int64_t num_tokens, int64_t width) {
   int64_t end = 0;
@@ -21,7 +29,7 @@ template <typename T>
 ffi::Error LoraOf(ffi::ThreadPool& pool, ffi::RemainingArgs& args, ffi::RemainingRets& rets) {
   auto x = args.get<ffi::AnyBuffer>(0);
   Updates<T> updates(static_cast<const T*>(x->untyped_data()), x->dimensions()[1], TargetsOf<T>(args, 6),
-                     WorkOf(args, 1), pool.num_threads());
+                     WorkOf(args, 1));
   const auto& targets = updates.targets;
   std::vector<float*> outs;
   std::vector<Unit> expands;
@@ -29,7 +37,7 @@ ffi::Error LoraOf(ffi::ThreadPool& pool, ffi::RemainingArgs& args, ffi::Remainin
     outs.push_back(static_cast<float*>((*rets.get<ffi::AnyBuffer>(t))->untyped_data()));
     ZeroOthers(updates.runs, outs[t], x->dimensions()[0], targets[t].width_out);
     for (const Run& run : updates.runs)
-      Cut(t, run, targets[t].width_out, pool.num_threads(), kColumns, kStrip, expands);
+      Cut(t, run, targets[t].width_out, pool.num_threads(), expands);
   }
   int64_t num_shrinks = updates.num_shrinks();
   ForEach(pool, num_shrinks + expands.size(), [&](int64_t i) {

@@ -1,7 +1,7 @@
 // Updates by low-rank pages on CPUs: h = x A^T of every page, then h B. What they mean is in reference.py.
 //
-// With the few tokens of a decoding step most time goes into reading pages from memory: each is read once for all tokens of
-// its run, A from end to end, by all threads to the last page.
+// With the few tokens of a decoding step pages are much to read and little to compute: each is read once for all tokens of
+// its run, by all threads to the last page, and its lines may be asked for ahead, while something else is computed.
 
 #pragma once
 
@@ -13,7 +13,7 @@ namespace lorajax {
 
 constexpr int64_t kRows = 8;     // rank rows of a page
 constexpr int64_t kTokens = 16;  // of one unit: they and their sums stay in the nearest caches
-constexpr int64_t kPages = 8;    // of one unit: pages that are neighbours are one stream
+constexpr int64_t kLine = 64;    // bytes that come from memory together
 
 struct Run {  // neighbouring items of the work list with the same tokens
   int64_t start, count, first_item, num_items;
@@ -37,14 +37,27 @@ struct Unit {
   int64_t target;
   const Run* run;
   int64_t token, count;  // of the run
-  int64_t first, end;    // items of the run for h, columns for the result
+  int64_t first, end;    // an item of the run for h, columns for the result
 };
 
-// h[token, row] = weight * x[token, :] . a[row, :], rounded as x is, for N tokens, with M rows read side by side. From
-// memory one row after another comes faster; four at once take less arithmetic, where the page is in the cache.
-template <int N, int M, typename T>
+// Pieces of memory that will be read soon: `bytes` from `from` on of each place. Asked for line by line between the steps of
+// a computation they come for nothing; all at once they would hold it up.
+struct Ahead {
+  const void *const *next = nullptr, *const *end = nullptr;
+  int64_t from = 0, bytes = 0, at = 0;
+
+  void Ask() {
+    if (next == end) return;
+    __builtin_prefetch(static_cast<const char*>(*next) + from + at, 0, 2);
+    if ((at += kLine) >= bytes) at = 0, ++next;
+  }
+};
+
+// h[token, row] = weight * x[token, :] . a[row, :], rounded as x is, for N tokens.
+template <int N, typename T>
 inline void ShrinkTile(const Token<T>* x, int64_t width, const T* a, float weight, Token<T>* h, int64_t h_stride) {
   using P = Products<T>;
+  constexpr int M = 4;                                  // rows that are read side by side
   constexpr int kSummed = N <= 2 ? kRows : kLanes / 4;  // rows whose sums fit into a vector
   for (int64_t r = 0; r < kRows; r += kSummed, a += kSummed * width, h += kSummed) {
     Floats sum[kLanes] = {};
@@ -66,28 +79,21 @@ inline void ShrinkTile(const Token<T>* x, int64_t width, const T* a, float weigh
       for (int k = 0; k < N * kSummed; ++k)
         total[k] += Value(x[k / kSummed * width + i]) * Value(a[k % kSummed * width + i]);
     Token<T> rounded[kLanes];
-    for (int k = 0; k < kLanes; ++k) Store(rounded + k, Rounded<T>(weight * total[k]));
+    P::Write(rounded, weight * total);
     for (int t = 0; t < N; ++t) std::memcpy(h + t * h_stride, rounded + t * kSummed, kSummed * sizeof *h);
-  }
-}
-
-template <int M, typename T>
-inline void ShrinkUpTo4(int64_t count, const Token<T>* x, int64_t width, const T* a, float weight, Token<T>* h,
-                        int64_t h_stride) {
-  switch (count) {
-    case 1: return ShrinkTile<1, M, T>(x, width, a, weight, h, h_stride);
-    case 2: return ShrinkTile<2, M, T>(x, width, a, weight, h, h_stride);
-    case 3: return ShrinkTile<3, M, T>(x, width, a, weight, h, h_stride);
-    default: return ShrinkTile<4, M, T>(x, width, a, weight, h, h_stride);
   }
 }
 
 template <typename T>
 inline void Shrink(int64_t count, const Token<T>* x, int64_t width, const T* a, float weight, Token<T>* h,
                    int64_t h_stride) {
-  ShrinkUpTo4<1, T>(count, x, width, a, weight, h, h_stride);
-  for (int64_t t = 4; t < count; t += 4)
-    ShrinkUpTo4<4, T>(count - t, x + t * width, width, a, weight, h + t * h_stride, h_stride);
+  for (; count > 4; count -= 4, x += 4 * width, h += 4 * h_stride) ShrinkTile<4, T>(x, width, a, weight, h, h_stride);
+  switch (count) {
+    case 1: return ShrinkTile<1, T>(x, width, a, weight, h, h_stride);
+    case 2: return ShrinkTile<2, T>(x, width, a, weight, h, h_stride);
+    case 3: return ShrinkTile<3, T>(x, width, a, weight, h, h_stride);
+    default: return ShrinkTile<4, T>(x, width, a, weight, h, h_stride);
+  }
 }
 
 // Neighbouring columns of the pages of a run, h of its tokens there, and where their product goes.
@@ -180,15 +186,6 @@ inline std::vector<Run> Runs(const Work& work) {
   return runs;
 }
 
-// Cuts the `size` items or columns of a target and run into parts for all threads, of at most `most`, in whole `step`s.
-inline void Cut(int64_t target, const Run& run, int64_t size, int64_t threads, int64_t most, int64_t step,
-         std::vector<Unit>& units) {
-  int64_t part = std::min(most, ((size + threads - 1) / threads + step - 1) / step * step);
-  for (int64_t first = 0; first < size; first += part)
-    for (int64_t t = 0; t < run.count; t += kTokens)
-      units.push_back({target, &run, t, std::min(kTokens, run.count - t), first, std::min(first + part, size)});
-}
-
 // The updates of one call, for the units of one `ForEach`: first those that shrink, then the caller's own, which expand.
 //
 // One loop for both, so that threads meet once: units are taken in order, so whoever waits for h waits for threads that are
@@ -199,26 +196,40 @@ class Updates {
   const std::vector<Target<T>> targets;
   const std::vector<Run> runs;
 
-  Updates(const T* x, int64_t width_in, std::vector<Target<T>> of, const Work& work, int64_t threads)
+  Updates(const T* x, int64_t width_in, std::vector<Target<T>> of, const Work& work)
       : targets(std::move(of)), runs(Runs(work)), work_(work), width_in_(width_in) {
     if (runs.empty()) return;
     tokens_ = Prepared(x, width_in, runs, copy_);
     for (size_t t = 0; t < targets.size(); ++t)
-      for (const Run& run : runs) Cut(t, run, run.num_items, threads, kPages, 1, units_);
+      for (const Run& run : runs)
+        for (int64_t i = 0; i < run.num_items; ++i)
+          for (int64_t token = 0; token < run.count; token += kTokens)
+            units_.push_back({int64_t(t), &run, token, std::min(kTokens, run.count - token), i, i + 1});
     size_ = runs.back().offset + runs.back().count * runs.back().num_items * kRows;
     h_.resize(size_ * targets.size());
+    for (const Unit& u : units_) pages_.push_back(PageOf(u));
+    for (const auto& target : targets)
+      for (int64_t i = 0; i < work.num_items * kRows; ++i)
+        rows_.push_back(target.b + (work.page[i / kRows] * kRows + i % kRows) * target.width_out);
   }
 
   int64_t num_shrinks() const { return units_.size(); }
 
+  // What these units read to shrink.
+  Ahead Pages(int64_t first, int64_t end) const {
+    return {pages_.data() + first, pages_.data() + end, 0, kRows * width_in_ * int64_t{sizeof(T)}};
+  }
+
+  // What the updates of neighbouring columns read.
+  Ahead Columns(int64_t target, int64_t column, int64_t columns) const {
+    auto rows = rows_.data() + target * work_.num_items * kRows;
+    return {rows, rows + work_.num_items * kRows, column * int64_t{sizeof(T)}, columns * int64_t{sizeof(T)}};
+  }
+
   void Shrink(int64_t unit) {
     const Unit& u = units_[unit];
-    const Token<T>* from = tokens_ + (u.run->start + u.token) * width_in_;
-    for (int64_t i = u.first; i < u.end; ++i) {
-      int64_t item = u.run->first_item + i;
-      lorajax::Shrink<T>(u.count, from, width_in_, targets[u.target].a + work_.page[item] * kRows * width_in_,
-                         work_.weight[item], HOf(u) + i * kRows, u.run->num_items * kRows);
-    }
+    lorajax::Shrink<T>(u.count, tokens_ + (u.run->start + u.token) * width_in_, width_in_, PageOf(u),
+                       work_.weight[u.run->first_item + u.first], HOf(u) + u.first * kRows, u.run->num_items * kRows);
     ++shrunk_;
   }
 
@@ -231,6 +242,9 @@ class Updates {
   }
 
  private:
+  const T* PageOf(const Unit& u) const {
+    return targets[u.target].a + work_.page[u.run->first_item + u.first] * kRows * width_in_;
+  }
   Token<T>* HOf(const Unit& u) {
     return h_.data() + u.target * size_ + u.run->offset + u.token * u.run->num_items * kRows;
   }
@@ -240,6 +254,7 @@ class Updates {
   std::vector<Token<T>> copy_, h_;   // h[token, item, row of the page] of each run of each target
   const Token<T>* tokens_ = nullptr;
   std::vector<Unit> units_;
+  std::vector<const void*> pages_, rows_;  // of A, as units take them; of B, target by target
   std::atomic<int64_t> shrunk_{0};
 };
 

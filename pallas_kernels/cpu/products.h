@@ -20,6 +20,9 @@ struct Products {
   static void ReadStrip(const T* b, int64_t, Vector* strip) { strip[0] = Load(b), strip[1] = Load(b + kLanes); }
   static Vector Spread(const float* h) { return Floats{} + *h; }
   static Floats Add(Floats sum, Vector x, Vector y) { return sum + x * y; }
+  static void Write(float* h, Floats v) {  // rounded to T
+    for (int i = 0; i < kLanes; ++i) h[i] = Rounded<T>(v[i]);
+  }
 };
 
 // ... except where the processor multiplies bfloat16 in pairs.
@@ -50,6 +53,11 @@ struct Products<Bf16> {
   }
   static Floats Add(Floats sum, Vector x, Vector y) {
     return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+  }
+  static void Write(Bf16* h, Floats v) {  // as `Store` rounds; the processor's own conversion loses tiny numbers
+    Ints bits = (Ints)v;
+    Ints rounded = v == v ? bits + 0x7fff + ((bits >> 16) & 1) : Ints{} + 0x7fc00000;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(h), _mm512_cvtepi32_epi16((__m512i)(rounded >> 16)));
   }
 };
 #endif
