@@ -9,7 +9,7 @@ import click
 
 from benchmarks.commands_clusters import fidelity, policies
 from benchmarks.commands_kernels import kernels
-from benchmarks.commands_report import RESULTS, compare, report_command
+from benchmarks.commands_report import FOLDER, RESULTS, compare, report_command
 from benchmarks.commands_serve import serve
 from benchmarks.commands_simulate import simulate
 from benchmarks.commands_steps import steps
@@ -56,7 +56,7 @@ Examples:
 @click.option("--peers-dir", type=click.Path(path_type=Path), default=_ROOT / ".cache/peers", help="Made by setup.sh.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of everything that is ours.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of adapters, prompts and random batches.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the JSON file.")
 def engine(*, model: Path | None, **options: object) -> None:
     """One engine: throughput beside other servers, the price of rank, latency, start and memory."""
     import_on_use("benchmarks.bench_engine").run(model=model or _default_model(), **options)
@@ -74,7 +74,7 @@ def _default_model() -> Path:
 @click.option("--mixing", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="1: padded kernels.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of every case.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of ranks and demand.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the JSON file.")
 def placement(**options: object) -> None:
     """Placement policies: seconds for a round on one core, the busiest host, the bytes moved."""
     import_on_use("benchmarks.placement").run(**options)
@@ -84,7 +84,7 @@ def placement(**options: object) -> None:
 @click.option("--model", type=click.Path(exists=True, path_type=Path), help="[default: a tiny one]")
 @click.option("--transfer", type=click.Choice(("stream", "collective")), default="stream", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Each on a fresh cluster.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the JSON file.")
 def faults(**options: object) -> None:
     """A cluster under load whose processes die, stop and leave: what is noticed when, and who is not answered."""
     import_on_use("benchmarks.faults").run(**options)
@@ -93,7 +93,7 @@ def faults(**options: object) -> None:
 @click.command(hidden=True)
 @click.option("--transfer", type=click.Choice(("stream", "collective")), default="stream", show_default=True)
 @click.option("--down-s", type=click.FloatRange(5), default=10.0, show_default=True, help="For how long, in s.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the JSON file.")
 def partition(**options: object) -> None:
     """Three network namespaces, one of them cut off for a while: run it by scripts/namespaces.sh."""
     import_on_use("benchmarks.partition").run(**options)
@@ -105,7 +105,7 @@ def partition(**options: object) -> None:
 @click.option(
     "--moves", type=click.IntRange(0), default=10, show_default=True, help="Beside running streams, of each way."
 )
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the JSON file.")
 def transfer(*, model: Path | None, **options: object) -> None:
     """Adapters between hosts, beside a bare permute and a bare gRPC stream, and the gaps of streams meanwhile."""
     import_on_use("benchmarks.transfer").run(model=model or _default_model(), **options)
@@ -116,7 +116,7 @@ def transfer(*, model: Path | None, **options: object) -> None:
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Of everything, by turns.")
 @click.option("--messages", type=click.IntRange(1), default=400, show_default=True, help="Of a stream.")
 @click.option("--pairs", type=click.IntRange(1), default=200, show_default=True, help="Of first tokens, in a round.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the JSON file.")
 def front_door(**options: object) -> None:
     """The gateway before hosts that are idle: tokens/s that it relays, and what it adds to the first token."""
     import_on_use("benchmarks.front_door").run(**options)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from benchmarks.baselines.systems import SYSTEMS
+from benchmarks.commands_report import FOLDER
 from lorajax.cli_types import EXIT_FAILED, Flag, import_on_use
 
 _RESULTS = Path(__file__).resolve().parent / "results"
@@ -68,9 +69,9 @@ Three hosts with a core each; run it while nothing else runs. Exits 1 where the 
 @click.option("--duration-s", type=_ABOVE_0, default=90.0, show_default=True, help="Of what is compared.")
 @click.option("--warm-s", type=_ABOVE_0, default=10.0, show_default=True, help="Before it.")
 @click.option("--calibration-s", type=_ABOVE_0, default=30.0, show_default=True, help="At each of two rates, twice.")
-@click.option("--quick", is_flag=True, help="Two systems, seconds each: shows that it works.")
+@click.option("--quick", is_flag=True, help="Two hosts, two systems, seconds each: shows that it works.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the requests.")
-@click.option("--out", type=click.Path(path_type=Path), default=_RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=_RESULTS, help="Folder of the JSON file.")
 def fidelity(*, model: Path | None, quick: bool, out: Path, **options: Flag) -> int:
     """The same requests on a real local cluster and in the simulator: how far its TTFT and throughput are off."""
     fidelities = import_on_use("benchmarks.drive.fidelity")
@@ -78,7 +79,8 @@ def fidelity(*, model: Path | None, quick: bool, out: Path, **options: Flag) -> 
     chosen = {name: options.pop(name) or value for name, value in usual.items()}
     asked = fidelities.Asked(model=model, **chosen, **options)
     if quick:
-        asked = replace(asked, systems=asked.systems[:2], duration_s=2.0, warm_s=1.0, calibration_s=2.0)
+        few = {"hosts": 2, "calibrations": 1, "duration_s": 2.0, "warm_s": 1.0, "calibration_s": 2.0}
+        asked = replace(asked, systems=asked.systems[:2], **few)
     is_met = fidelities.run(asked, out)
     return 0 if is_met or quick else EXIT_FAILED
 
@@ -96,11 +98,11 @@ def fidelity(*, model: Path | None, quick: bool, out: Path, **options: Flag) -> 
     type=click.Path(exists=True, path_type=Path),
     help="Written by `lorajax profile`.  [default: measured first, quickly]",
 )
-@click.option("--quick", is_flag=True, help="Two levels of two seconds: shows that it works.")
+@click.option("--quick", is_flag=True, help="Two hosts, two levels of two seconds: shows that it works.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the requests.")
-@click.option("--out", type=click.Path(path_type=Path), default=_RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=_RESULTS, help="Folder of the JSON file.")
 def policies(*, quick: bool, points: Path | None, out: Path, **options: Flag) -> None:
     """Three hosts under rising, shifting load: ours beside other systems on throughput and on bytes held."""
-    few = {"rates": (10.0, 20.0), "level_s": 2.0} if quick else {}
+    few = {"hosts": 2, "rates": (10.0, 20.0), "level_s": 2.0} if quick else {}
     race = import_on_use("benchmarks.policy_race")
     race.run(race.Asked(**options | few), points, out)

@@ -48,7 +48,12 @@ Examples:
     help="Has torch and triton.  [default: this Python]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every tensor.")
-@click.option("--out", type=click.Path(path_type=Path), default=_ROOT / "benchmarks/results", help="For the JSON file.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_ROOT / "benchmarks/results",
+    help="For the JSON file.",
+)
 def kernels(*, cases: str, other: str | None, peers: str, quick: bool, **options: object) -> None:
     """The kernels on a GPU: ours, padded, the peers', beside what memory and tensor cores can do at best."""
     run = import_module("benchmarks.kernels.run")

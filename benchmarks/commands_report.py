@@ -10,13 +10,13 @@ from lorajax.cli_types import import_on_use
 
 _ROOT = Path(__file__).resolve().parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"
+FOLDER = click.Path(file_okay=False, path_type=Path)
+"""For results, made where it is missing: refused before anything is measured if it is a file."""
 
 
 @click.command("report")
 @click.argument("found", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="[FILE]...")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of pages and pictures.  [default: beside each file]"
-)
+@click.option("--out", type=FOLDER, help="Folder of pages and pictures.  [default: beside each file]")
 @click.option("--readme", is_flag=True, help="Write the tables between the markers of README.md instead of printing.")
 @click.option("--results", type=click.Path(exists=True, path_type=Path), default=RESULTS, help="Folder of JSON files.")
 def report_command(*, found: tuple[Path, ...], out: Path | None, readme: bool, results: Path) -> None:

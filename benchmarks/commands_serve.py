@@ -4,16 +4,18 @@ Does not: send (benchmarks/drive does), or compute (benchmarks/outcomes does).
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from benchmarks.commands_report import FOLDER
 from benchmarks.workloads.options import workload_options
 from benchmarks.workloads.records import Workload
 from benchmarks.workloads.setting import Setting
-from lorajax.cli_types import ADDRESS, DEFAULT_TARGET, EXIT_INTERRUPTED, Flag, import_on_use
+from lorajax.cli_types import ADDRESS, DEFAULT_TARGET, EXIT_FAILED, EXIT_INTERRUPTED, Flag, import_on_use
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _SECONDS = click.FloatRange(0, min_open=True)
@@ -46,7 +48,7 @@ SGLang with --lora-paths $(cat adapters). Ctrl-C stops and tells what there is.
 @workload_options
 @click.option("--target", type=ADDRESS, help=f"A server of ours, over gRPC.  [default: {DEFAULT_TARGET}]")
 @click.option("--url", metavar="URL", help="An OpenAI-compatible server, over HTTP.")
-@click.option("--name", default="", help="What the report calls the server.  [default: its address]")
+@click.option("--name", default="", help="What the report and its files call it.  [default: its address; serve]")
 @slo_options
 @click.option(
     "--max-concurrency", type=click.IntRange(1), help="In flight at once; waiting counts.  [default: no bound]"
@@ -58,7 +60,7 @@ SGLang with --lora-paths $(cat adapters). Ctrl-C stops and tells what there is.
 @click.option("--adapters-from-server", "from_server", is_flag=True, help="Use the server's adapters, rank by rank.")
 @click.option("--make-adapters", type=click.Path(file_okay=False, path_type=Path), help="Only write adapters into DIR.")
 @click.option("--model", type=click.Path(exists=True, path_type=Path), help="Whose shapes --make-adapters takes.")
-@click.option("--out", type=click.Path(path_type=Path), default=_RESULTS, help="Folder of the files.")
+@click.option("--out", type=FOLDER, default=_RESULTS, help="Folder of the files.")
 def serve(*, setting: Setting, seed: int, make_adapters: Path | None, model: Path | None, **options: Flag) -> int:
     """One workload on a running server, open loop: the block of `vllm bench serve`, by rank and adapter, JSON, HTML."""
     workload = setting(seed=seed)
@@ -98,18 +100,26 @@ def _drive(workload: Workload, seed: int, options: Flag) -> int:
     facts = driven.run.facts | import_on_use("benchmarks.machine").without_device() | {"seed": seed}
     found = replace(driven.run, facts=facts)
     slo = outcomes.Slo(**{f"{name}_s": options[f"slo_{name}_s"] for name in ("ttft", "tpot", "e2el")})
-    _show(found, outcomes.summary(found, slo), options["out"])
+    summary = outcomes.summary(found, slo)
+    _show(found, summary, options["out"], _file_name(options["name"]))
     _warn(driven.sent, facts["max_model_len"])
-    return 0 if driven.sent.is_whole else EXIT_INTERRUPTED
+    if not driven.sent.is_whole:
+        return EXIT_INTERRUPTED
+    return 0 if summary.num_successful else EXIT_FAILED
 
 
-def _show(run: Flag, summary: Flag, folder: Path) -> None:
+def _file_name(name: str) -> str:
+    """Runs of several servers lie beside each other, as `compare` wants them."""
+    return "-".join(("serve", *re.findall(r"[\w.]+", name)))
+
+
+def _show(run: Flag, summary: Flag, folder: Path, file_name: str) -> None:
     block, files, page, pictures = (
         import_on_use(f"benchmarks.outcomes.{name}") for name in ("block", "files", "run_page", "pictures")
     )
     print(block.text(summary))
     print(block.tables(summary))
-    path = files.write(run, summary, folder, "serve")
+    path = files.write(run, summary, folder, file_name)
     html = page.page([files.Result(run=run, summary=summary)], pictures)
     path.with_suffix(".html").write_text(html, encoding="utf-8")
     print(f"{path}, and beside it .csv and .html")
@@ -117,8 +127,8 @@ def _show(run: Flag, summary: Flag, folder: Path) -> None:
 
 def _warn(sent: Flag, max_model_len: int | None) -> None:
     for code, words in sent.words.items():
-        click.echo(f"{code}: {words}", err=True)
+        click.echo(f"first {code}: {words}", err=True)
     if sent.num_clipped:
-        click.echo(f"{sent.num_clipped} requests were cut to the server's context of {max_model_len} tokens", err=True)
+        click.echo(f"requests cut to the server's context of {max_model_len} tokens: {sent.num_clipped}", err=True)
     if not sent.is_whole:
         click.echo("stopped early: requests that are NOT_SENT were not due yet", err=True)

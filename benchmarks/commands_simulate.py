@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.commands_report import RESULTS
+from benchmarks.commands_report import FOLDER, RESULTS
 from benchmarks.commands_serve import slo_options
 from benchmarks.workloads.options import workload_options
 from benchmarks.workloads.setting import Setting
@@ -69,7 +69,7 @@ Examples:
     "--seeds", "num_seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs, from --seed on."
 )
 @click.option("--name", help="Of the files.  [default: simulate-SYSTEM]")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the files.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the files.")
 def simulate(
     *, setting: Setting, seed: int, systems: tuple[str, ...], num_seeds: int, name: str | None, out: Path, **flags: Flag
 ) -> None:

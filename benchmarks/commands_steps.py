@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.commands_report import FOLDER
 from cluster.config import ServeConfig
 from lorajax.cli_serve import chosen_model, engine_config, engine_options, kernels_option
 from lorajax.cli_types import Flag, bad_usage, import_on_use
@@ -27,7 +28,7 @@ Afterwards `--hardware` takes the file that is written.
 @click.option("--trial-s", type=click.FloatRange(0.05), default=2.0, show_default=True, help="How long each trial is.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the requests.")
 @click.option("--name", default="cpu", show_default=True, help="Of the hardware, and of the file: steps-NAME.json.")
-@click.option("--out", type=click.Path(path_type=Path), default=_RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=_RESULTS, help="Folder of the JSON file.")
 def steps(*, hosts: int, name: str, out: Path, **options: Flag) -> None:
     """Measure how long steps take here, over prompts, batches, contexts and ranks, and fit the simulator's model."""
     with bad_usage():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.commands_report import RESULTS
+from benchmarks.commands_report import FOLDER, RESULTS
 from lorajax.cli_types import Flag, Parsed, import_on_use
 
 _STORE = Path(__file__).resolve().parent.parent / ".cache" / "sweep"
@@ -66,7 +66,7 @@ Settings of your own are tables of a TOML file, with the flags of `python -m ben
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Simulations at once.")
 @click.option("--store", type=click.Path(path_type=Path), default=_STORE, help="Folder of finished simulations.")
 @click.option("--name", default="sweep", show_default=True, help="Of the JSON file; README takes those in sweep*.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the JSON file.")
+@click.option("--out", type=FOLDER, default=RESULTS, help="Folder of the JSON file.")
 def sweep(*, name: str, out: Path, jobs: int, **options: Flag) -> None:
     """Every system under every setting, simulated: the most load within the SLO, hosts for a load, robustness."""
     search, simulated = (import_on_use(f"benchmarks.sweep.{module}") for module in ("search", "simulated"))

@@ -12,6 +12,7 @@ import grpc
 from benchmarks import fault_trials
 from benchmarks.fault_trials import Rows, Trials
 from benchmarks.local_cluster import LocalCluster, Tables, launched, write_config
+from checkpoints.base import read_spec
 from cluster import serving_pb2
 from lorajax.bundled import example_adapters
 from tests.multihost import rig
@@ -117,6 +118,7 @@ def _written(folder: Path, model: Path | None, transfer: str) -> tuple[Path, lis
         path, dtype = rig.write_model(folder / "model"), "float32"
         folders = rig.write_adapters(folder / "adapters")
     else:
+        read_spec(model)  # in vain: what is no model is told now, not by every host
         path, dtype = model, "bfloat16"
         folders = {one.name: Path(one.folder) for one in example_adapters()}
     *names, late = folders

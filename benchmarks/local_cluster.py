@@ -14,13 +14,15 @@ from pathlib import Path
 
 import psutil
 
+from lorajax.errors import LorajaxError
+
 type Tables = Mapping[str, Mapping[str, object]]
 
 _END_S = 60.0
 _LAST_LINES = 15
 
 
-class ClusterDied(RuntimeError):
+class ClusterDied(LorajaxError):
     """The launcher ended by itself, ended badly, or left processes behind."""
 
 

@@ -28,6 +28,7 @@ from benchmarks.workloads import settings
 from benchmarks.workloads.arrivals import Ints
 from benchmarks.workloads.records import Workload
 from benchmarks.workloads.setting import Part
+from cluster import operating_points
 
 _RANKS = (8, 16, 32, 64, 128)
 _ADAPTERS = 30
@@ -54,6 +55,7 @@ class Asked:
     slo_s: float
     rounds: int
     seed: int
+    hosts: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +98,15 @@ def run(asked: Asked, points: Path | None, out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="lorajax-policies-") as scratch:
         folder = Path(scratch)
         race = Race(
-            bed=Bed.tiny(folder, _workload(1.0, 1.0, asked.seed).ranks, _ENGINE, asked.slo_s),
+            bed=replace(
+                Bed.tiny(folder, _workload(1.0, 1.0, asked.seed).ranks, _ENGINE, asked.slo_s), num_hosts=asked.hosts
+            ),
             asked=asked,
             points=points.absolute() if points else folder / "points.json",
         )
         if points is None:
             _profile(race)
-        costs = json.loads(race.points.read_text())
+        costs = asdict(operating_points.read(race.points))
         found = _rounds(race)
     common, about = _sustained(found[asked.systems[0]]), _workload(1.0, 1.0, asked.seed).facts
     result = machine.facts({}) | {

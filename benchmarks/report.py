@@ -52,7 +52,14 @@ def engine_section(results: Path) -> str:
     paths = sorted(results.glob("engine-*.json"))
     if not paths:
         raise click.ClickException(f"no engine-*.json in {results}; run `python -m benchmarks engine` first")
-    return "\n\n".join(_section(json.loads(path.read_text())) for path in paths)
+    return "\n\n".join(_told(path, _section) for path in paths)
+
+
+def _told(path: Path, words_of: Callable[[Result], str]) -> str:
+    try:
+        return words_of(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no whole result ({error!r}); write it again, or move it away") from error
 
 
 def _section(result: Result) -> str:
@@ -93,7 +100,7 @@ def fidelity_section(results: Path) -> str:
     paths = sorted(results.glob("fidelity*.json"))
     if not paths:
         raise click.ClickException(f"no fidelity*.json in {results}; run `python -m benchmarks fidelity` first")
-    return "\n\n".join(_fidelity(json.loads(path.read_text(encoding="utf-8"))) for path in paths)
+    return "\n\n".join(_told(path, _fidelity) for path in paths)
 
 
 def _fidelity(result: Result) -> str:

@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from benchmarks import machine
+from benchmarks.commands_report import FOLDER
 from benchmarks.samples import Spread
 from cluster.operating_points import DEFAULT
 from cluster.routing import Ask, Router, RouterConfig
@@ -29,7 +30,7 @@ _LIMIT_S = 200e-6
     "--decisions", type=click.IntRange(1), default=20_000, show_default=True, help="After as many to warm up."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of shares, loads and requests.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(__file__).parent / "results", help="For the JSON.")
+@click.option("--out", type=FOLDER, default=Path(__file__).parent / "results", help="For the JSON.")
 def routing(*, hosts: int, adapters: int, decisions: int, seed: int, out: Path) -> None:
     """One router: microseconds for a decision and its accounting."""
     random = Random(seed)

@@ -5,15 +5,17 @@ Does not: choose itself (ops.py does). Where there is no C++ compiler it says so
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import math
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -41,7 +43,10 @@ def load(folder: Path, compiler: str | None) -> None:
         library = folder / _name()
         with contextlib.suppress(OSError):  # there is none yet, or a damaged one
             return _register(str(library))
-        _build(library, compiler)
+        with _alone(folder):
+            with contextlib.suppress(OSError):
+                return _register(str(library))
+            _build(library, compiler)
         _register(str(library))
     except (OSError, AttributeError) as error:  # AttributeError: a library without our symbols
         raise NotImplementedError(f"they cannot be built and loaded in {folder}: {error}") from None
@@ -99,6 +104,17 @@ def _register(library: str) -> None:
         _registered.add(_PROJECT)
     for name, symbol in ((_LORA, "LorajaxLora"), (_ATTENTION, "LorajaxAttention")):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, symbol)), platform="cpu")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Processes that start together build once: the others wait here for the first."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _name() -> str:

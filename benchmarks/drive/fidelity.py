@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks import machine
@@ -53,6 +53,9 @@ class Asked:
     warm_s: float
     calibration_s: float
     seed: int
+    hosts: int = 3
+    calibrations: int = 2
+    """One before what is compared, the others after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +77,11 @@ def run(asked: Asked, out: Path) -> bool:
     """Compare, print, write `fidelity.json` (`fidelity-MODEL.json` of another model) into `out`; whether it is near."""
     with tempfile.TemporaryDirectory(prefix="lorajax-fidelity-") as scratch:
         plan = _plan(asked, Path(scratch))
-        _say("calibrating")
-        before = observed_otherwise(plan, 0)
+        before = _observed_otherwise(plan, 0)
         points = plan.bed.folder / "points.json"
         operating_points.write(points, calibration((before,)).hardware.points(Kernels.RANK_EXACT, _slo(plan)))
         seen = {name: _observed(plan, name, points) for name in asked.systems}
-        _say("calibrating")
-        calibrations = (before, observed_otherwise(plan, 1))
-        found = calibration(calibrations)
+        found = calibration((before, *(_observed_otherwise(plan, number) for number in range(1, asked.calibrations))))
         runs = {
             name: (plan.compared(one.driven[0].run), _simulated(plan, name, one, found)) for name, one in seen.items()
         }
@@ -115,10 +115,16 @@ def _plan(asked: Asked, folder: Path) -> Plan:
     ranks = setting(duration_s=1.0, seed=asked.seed).ranks
     slo_s = 2.0
     if asked.model is None:
-        bed = Bed.tiny(folder, ranks, _TINY_ENGINE, slo_s)
+        bed = replace(Bed.tiny(folder, ranks, _TINY_ENGINE, slo_s), num_hosts=asked.hosts)
     else:
         bed = Bed(
-            folder=folder, model=asked.model.absolute(), dtype="bfloat16", ranks=ranks, engine=_ENGINE, ttft_p95_s=slo_s
+            folder=folder,
+            model=asked.model.absolute(),
+            dtype="bfloat16",
+            ranks=ranks,
+            engine=_ENGINE,
+            num_hosts=asked.hosts,
+            ttft_p95_s=slo_s,
         )
     return Plan(
         bed=bed,
@@ -128,6 +134,11 @@ def _plan(asked: Asked, folder: Path) -> Plan:
         calibration_s=asked.calibration_s,
         seed=asked.seed,
     )
+
+
+def _observed_otherwise(plan: Plan, number: int) -> Seen:
+    _say("calibrating")
+    return observed_otherwise(plan, number)
 
 
 def _observed(plan: Plan, name: str, points: Path) -> Seen:

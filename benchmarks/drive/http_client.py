@@ -36,12 +36,16 @@ class HttpClient:
 
     def __init__(self, url: str) -> None:
         """Take http(s)://HOST[:PORT][/PREFIX]. Raises: ValueError if it is something else."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:  # of brackets that do not close, or a port that is none
+            parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not http://HOST:PORT; write the address of an OpenAI-compatible server")
         self._host, self._authority, self._prefix = parts.hostname, parts.netloc, parts.path.rstrip("/")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._port = parts.port or (443 if self._tls else 80)
+        self._port = port or (443 if self._tls else 80)
         self._idle: list[_Connection] = []
 
     @contextlib.asynccontextmanager
@@ -130,7 +134,8 @@ class _Connection:
             while (event := self._protocol.next_event()) is h11.NEED_DATA:
                 self._protocol.receive_data(await self._reader.read(_READ_BYTES))
         except (OSError, h11.RemoteProtocolError) as error:
-            raise ConnectionLost(str(error)) from error
+            is_closed = self._reader.at_eof()  # h11 would tell of its states
+            raise ConnectionLost("the server closed the connection" if is_closed else str(error)) from error
         if not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
             raise ConnectionLost("the server closed the connection")
         return event

@@ -98,16 +98,20 @@ class HttpServer:
 
 async def _read(response: Response, heard: Heard) -> Ending:
     usage: Mapping[str, int] = {}
-    num_heard = 0
+    num_heard, has_reason = 0, False
     async for event in _events(response):
         if "error" in event:
             raise _refused(500, json.dumps(event).encode())
         if (choices := event.get("choices")) and (choices[0].get("text") or not num_heard):
             num_heard += 1
             heard(1)
+        has_reason = has_reason or any(choice.get("finish_reason") for choice in choices or ())
         usage = event.get("usage") or usage
     if not num_heard:
         raise CallFailed("INTERNAL", "the stream ended without a token")
+    # A body that lasts until the connection closes looks whole to HTTP wherever it breaks.
+    if not (has_reason or usage):
+        raise CallFailed("UNAVAILABLE", f"the stream broke off after {num_heard} messages, without a finish_reason")
     return Ending(prompt_tokens=usage.get("prompt_tokens"), output_tokens=usage.get("completion_tokens"))
 
 

@@ -90,7 +90,8 @@ def _facts(workload: Workload, given: Drive, sending: Sending, sent: Sent) -> di
         "prompts": "text" if sending.is_text else "token ids",
         "timeout_s": sending.timeout_s,
         "max_concurrency": sending.max_concurrency,
-        "max_model_len": sending.max_model_len,
+        # A limit that cut nothing makes no difference between servers.
+        "max_model_len": sending.max_model_len if sent.num_clipped else None,
         "adapters_from_server": given.from_server,
         "num_clipped": sent.num_clipped,
         "is_whole": sent.is_whole,

@@ -102,7 +102,7 @@ def _service(summary: Summary) -> Iterator[str]:
         yield _line("Mean lateness (ms):", summary.lateness.mean * 1e3)
         yield _line("P99 lateness (ms):", summary.lateness.p99 * 1e3)
         if summary.num_late > _MANY_LATE * summary.num_requests:
-            yield "The driver could not keep up: give it more cores"
+            yield "Too many: give the driver more cores, or raise --max-concurrency"
 
 
 def _pool(summary: Summary) -> Iterator[str]:
@@ -112,8 +112,12 @@ def _pool(summary: Summary) -> Iterator[str]:
         return
     yield f"{'Adapters and hosts':-^{_WIDTH}}"
     if shares is not None:
-        for where, share in zip(("on the device", "in host memory", "elsewhere"), shares, strict=True):
-            yield _line(f"Adapters found {where} (%):", share * 100)
+        yield _line("Adapters found on the device (%):", shares[0] * 100)
+        if math.isnan(summary.imbalance):  # seen from outside, a wait does not tell where the adapter was
+            yield _line("Adapters waited for (%):", (shares[1] + shares[2]) * 100)
+        else:
+            yield _line("Adapters found in host memory (%):", shares[1] * 100)
+            yield _line("Adapters found elsewhere (%):", shares[2] * 100)
     yield _line("Waited for adapters, sum (s):", pool.stall_s)
     yield _line("Adapters held, all hosts (MiB):", pool.held_bytes / 2**20)
     yield _line("Adapters held, fullest host (MiB):", pool.max_held_bytes / 2**20)

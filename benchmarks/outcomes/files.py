@@ -61,6 +61,8 @@ def read(path: Path) -> tuple[Result, ...]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["kind"] != KIND:
             raise ValueError(f"kind is {found['kind']!r}")
+        if not found["runs"]:
+            raise ValueError("its list of runs is empty")
         return tuple(map(_result, found["runs"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         wanted = "write it with `python -m benchmarks simulate` or `serve`"

@@ -21,7 +21,7 @@ class Outcome:
     first_s: float = math.inf
     """When its first token came; infinite where none did."""
     end_s: float = math.inf
-    """When its last token came; infinite where it failed."""
+    """When its answer was whole; infinite where it failed."""
     code: str = "OK"
     """gRPC's name of how it ended."""
     host: str = ""

@@ -50,7 +50,11 @@ def _tables(results: Sequence[Result]) -> Iterator[Section]:
         words = f"The busiest of {len(summary.by_adapter)}."
         yield Section(heading="By adapter", words=words, table=grouped("adapter", block.busiest(summary.by_adapter)))
     if run.hosts:
-        yield Section(heading="Hosts", table=_hosts(run.hosts))
+        is_outside = not any(use.busy_s for use in run.hosts.values())
+        words = (
+            "Seen from outside: an adapter that a request waited for counts as in host memory." if is_outside else ""
+        )
+        yield Section(heading="Hosts", words=words, table=_hosts(run.hosts))
 
 
 def grouped[K](name: str, groups: Mapping[K, Group]) -> Table:
@@ -88,7 +92,7 @@ def _hosts(hosts: Mapping[str, HostUse]) -> Table:
     rows = [
         (
             name,
-            f"{use.busy_s:.1f} s",
+            f"{use.busy_s:.1f} s" if use.busy_s else "-",
             str(use.tokens),
             block.size(use.mean_held_bytes),
             block.size(use.max_held_bytes),

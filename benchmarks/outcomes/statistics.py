@@ -2,9 +2,9 @@
 
 Names and definitions are those of `vllm bench serve`: distributions and token counts are of requests that succeeded,
 TPOT is (E2EL - TTFT) / (tokens - 1) of those with more than one token, ITL are the gaps between messages of all of them
-together, percentiles are linear between neighbours (numpy's "linear"). Two things differ, and can only make numbers
-worse: a latency counts from when the request was due, not from when the driver came to send it, and for the SLO a
-request that failed is infinitely late.
+together, percentiles are linear between neighbours (numpy's "linear"). Three things differ, and can only make numbers
+worse: a latency counts from when the request was due, not from when the driver came to send it; E2EL ends with the
+answer's last message, not with its last token; and for the SLO a request that failed is infinitely late.
 """
 
 import math

@@ -69,7 +69,7 @@ class Peer:
     def pause(self) -> None:
         """Wait until it has loaded, and stop it. Raises: PeerDied."""
         self._answer()
-        self._signal(signal.SIGSTOP)
+        self._stop()
 
     def measure(self, adapters: Sequence[str | None]) -> dict[str, float]:
         """One measured batch, the adapters repeated over its prompts. Raises: PeerDied."""
@@ -78,7 +78,7 @@ class Peer:
         self._process.stdin.write(json.dumps(adapters) + "\n")
         self._process.stdin.flush()
         answer = self._answer()
-        self._signal(signal.SIGSTOP)
+        self._stop()
         return answer
 
     def end(self) -> None:
@@ -100,6 +100,11 @@ class Peer:
             raise PeerDied(f"{self._log.stem} ended by itself; run {SETUP} again, or --peers none. It said: {last}")
         answer: dict[str, float] = json.loads(line)
         return answer
+
+    def _stop(self) -> None:
+        # A signal is on its way when kill returns; the others' turn begins once this one has stopped, or is dead.
+        self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _signal(self, number: signal.Signals) -> None:
         os.killpg(self._process.pid, number)

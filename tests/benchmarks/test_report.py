@@ -88,3 +88,10 @@ def test_every_marked_section_is_written(results, tmp_path):
     readme.write_text("".join(f"<!-- {name} results -->\n<!-- /{name} results -->\n" for name in ("sweep", "engine")))
     report.write_readme(readme, results)
     assert readme.read_text().index("LoRAServe's claims") < readme.read_text().index("| a case")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_file_that_is_no_whole_result_is_named(tmp_path, text):
+    (tmp_path / "engine-cpu.json").write_text(text)
+    with pytest.raises(ValueError, match=r"engine-cpu.json is no whole result .*; write it again"):
+        report.sections(tmp_path)

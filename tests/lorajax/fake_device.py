@@ -223,3 +223,18 @@ class World:
     def _end(self, request_id, how):
         assert request_id not in self.ended, "two ends"
         self.ended[request_id] = how
+
+
+LONG = {"max_tokens": 20, "ignore_eos": True}
+
+
+def world(*specs, **changes):
+    made = World(limits(**changes))
+    for spec in specs:
+        made.register(spec)
+    return made
+
+
+def fed(plan):
+    """Tokens fed by request id, in chunk order."""
+    return {chunk.request.id: len(chunk.tokens) for chunk in plan.chunks}

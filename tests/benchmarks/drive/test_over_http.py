@@ -132,8 +132,20 @@ async def test_a_connection_that_was_closed_while_idle_is_made_anew():
         (events(b"{no JSON"), "INTERNAL"),
         (events(b"[DONE]"), "INTERNAL"),
         ([*events(text("a"))[:2], b""], "UNAVAILABLE"),
+        ([b"HTTP/1.0 200 OK\r\n\r\ndata: ", json.dumps(text("a")).encode() + b"\n\n", b""], "UNAVAILABLE"),
     ],
-    ids=["busy", "missing", "vllm's", "proxy", "in a stream", "status in a stream", "no JSON", "empty", "cut"],
+    ids=[
+        "busy",
+        "missing",
+        "vllm's",
+        "proxy",
+        "in a stream",
+        "status in a stream",
+        "no JSON",
+        "empty",
+        "cut",
+        "broken off",
+    ],
 )
 @on_loop
 async def test_what_goes_wrong_has_grpcs_name(reply, code):
@@ -160,7 +172,7 @@ async def test_our_own_front_answers_as_wanted(tmp_path):
     assert messages
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://here", "http://"])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://here", "http://", "http://here:x", "http://here:99999"])
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(ValueError, match="is not http://HOST:PORT"):
         HttpServer(url)

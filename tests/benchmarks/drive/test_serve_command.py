@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import click
+import grpc
 import numpy as np
 from click.testing import CliRunner
 
@@ -17,7 +18,7 @@ from checkpoints import peft
 from checkpoints.base import read_spec
 from lorajax.cli_types import EXIT_INTERRUPTED
 from tests import tiny
-from tests.cluster.scripted_server import FINAL, answer, serving, tokens
+from tests.cluster.scripted_server import FINAL, answer, fail, serving, tokens
 
 ROOT = Path(__file__).parents[3]
 TOY = ("--ranks", "12", "--adapters", "2", "--rate", "40", "--duration-s", "0.2", "--adapters-from-server")
@@ -48,6 +49,19 @@ def test_the_service_level_is_part_of_what_is_told(tmp_path):
     assert (result.summary.slo.ttft_s, result.summary.attainment) == (5.0, 1.0)
 
 
+def test_a_name_keeps_the_runs_of_servers_apart(tmp_path):
+    with serving(ANSWER) as server:
+        command("--target", server.target, "--out", str(tmp_path), "--name", "vLLM 0.11/lora", *TOY)
+    (result,) = files.read(tmp_path / "serve-vLLM-0.11-lora.json")
+    assert result.run.system == "vLLM 0.11/lora"
+
+
+def test_a_run_without_one_success_is_told_and_exits_1(tmp_path):
+    with serving(fail(grpc.StatusCode.UNAVAILABLE, "gone")) as server:
+        found = command("--target", server.target, "--out", str(tmp_path), *TOY)
+    assert (found.return_value, (tmp_path / "serve.json").exists()) == (1, True)
+
+
 def test_a_server_that_is_not_there_is_one_line(tmp_path):
     with serving(ANSWER) as server:
         target = server.target
@@ -68,7 +82,7 @@ def test_ctrl_c_tells_what_there_is_and_exits_130(tmp_path):
         return iter(())
 
     with serving(hold) as server:
-        flags = ("--target", server.target, "--out", str(tmp_path), *TOY, "--duration-s", "600")
+        flags = ("--target", server.target, "--out", str(tmp_path), *TOY, "--duration-s", "60")
         with subprocess.Popen(
             (sys.executable, "-m", "benchmarks", "serve", *flags),
             cwd=ROOT,

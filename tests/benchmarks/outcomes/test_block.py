@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from benchmarks.outcomes import block
 from benchmarks.outcomes.statistics import Slo, summary
-from tests.benchmarks.outcomes.made import OUTCOMES, SLO, run
+from tests.benchmarks.outcomes.made import HOSTS, OUTCOMES, SLO, run
 
 LINES = block.text(summary(run(), SLO)).splitlines()
 
@@ -61,7 +61,7 @@ def test_lines_are_aligned_as_vllms():
 
 def test_a_driver_that_was_late_is_told_of():
     assert _value("Requests sent over 10 ms late:") == "1"
-    assert "The driver could not keep up: give it more cores" in LINES
+    assert "Too many: give the driver more cores, or raise --max-concurrency" in LINES
 
 
 def test_punctual_sends_and_an_empty_objective_say_nothing():
@@ -69,6 +69,13 @@ def test_punctual_sends_and_an_empty_objective_say_nothing():
     text = block.text(summary(run(outcomes=punctual), Slo()))
     assert "late" not in text
     assert "goodput" not in text
+
+
+def test_from_outside_a_wait_does_not_tell_where_the_adapter_was():
+    hosts = {name: replace(use, busy_s=0.0) for name, use in HOSTS.items()}
+    text = block.text(summary(replace(run(), hosts=hosts), SLO))
+    assert "Adapters waited for (%):                 50.00" in text
+    assert "in host memory" not in text
 
 
 def test_tables_have_a_row_for_each_rank_and_each_adapter():

@@ -39,7 +39,9 @@ def test_seeds_share_a_file_and_have_a_csv_each(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"some.json", "some.csv", "some-1.csv"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"kind": "sweep"}', '{"kind": "runs", "runs": [{}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"kind": "sweep"}', '{"kind": "runs", "runs": []}', '{"kind": "runs", "runs": [{}]}']
+)
 def test_other_files_are_refused_by_name(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
