@@ -16,7 +16,10 @@ def resolve(path: str, roots: Sequence[Path]) -> Path:
     """
     allowed = [Path(os.path.realpath(root)) for root in roots]
     if not allowed:
-        raise BadRequest("this server loads no adapters by path; start it with --adapter-root DIR", "path")
+        raise BadRequest(
+            "this server loads no adapters by path; start it with --adapter-root DIR ([adapters] roots of a cluster)",
+            "path",
+        )
     if "\0" in path or not path:
         raise BadRequest(f"{path[:80]!r} is not a path; name a folder inside an --adapter-root", "path")
     inside = [real for root in allowed if _is_inside(real := Path(os.path.realpath(root / path)), allowed)]
@@ -26,7 +29,7 @@ def resolve(path: str, roots: Sequence[Path]) -> Path:
         )
     folder = next((real for real in inside if os.path.isdir(real)), None)
     if folder is None:
-        raise BadRequest(f"no folder {path[:80]!r} below an --adapter-root", "path")
+        raise BadRequest(f"no folder {path[:80]!r} below an --adapter-root (in a cluster, [adapters] roots)", "path")
     try:
         names = os.listdir(folder)
     except OSError as error:

@@ -6,19 +6,17 @@ Does not: decide shardings. A folder is whole or refused: Orbax writes beside it
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
 
 import jax
 import numpy.typing as npt
 import orbax.checkpoint as ocp
 
 from checkpoints import names
-from checkpoints.fields import read_fields
-from lorajax.errors import MalformedCheckpoint
-from lorajax.spec import ModelSpec, RopeSpec
+from checkpoints.shapes import METADATA
+from checkpoints.shapes import read_stored_spec as read_spec
+from lorajax.spec import ModelSpec
 
-METADATA: Final = "_CHECKPOINT_METADATA"
-"""File that Orbax writes in every checkpoint; it holds the time of the commit once all the rest is written."""
+__all__ = ["METADATA", "read_spec", "restore", "save"]
 
 
 def save(path: Path, spec: ModelSpec, weights: Mapping[str, jax.Array]) -> None:
@@ -31,23 +29,6 @@ def save(path: Path, spec: ModelSpec, weights: Mapping[str, jax.Array]) -> None:
     items = {"spec": ocp.args.JsonSave(dataclasses.asdict(spec)), "weights": ocp.args.PyTreeSave(dict(weights))}
     with _checkpointer() as checkpointer:
         checkpointer.save(path.absolute(), ocp.args.Composite(**items))
-
-
-def read_spec(path: Path) -> ModelSpec:
-    """Shape of the model in a folder.
-
-    Raises: MalformedCheckpoint if the save never ended, or the spec is not one of ours.
-    """
-    metadata = read_fields(path / METADATA)
-    if metadata.values.get("commit_timestamp_nsecs") is None:
-        raise MalformedCheckpoint(f"{path.name}: its save never ended; delete it and save the model again")
-    values: dict[str, Any] = dict(read_fields(path / "spec" / "metadata").values)  # JSON: the records check it
-    try:
-        rope = RopeSpec(**values.pop("rope"))
-        windows, stops = tuple(values.pop("windows")), tuple(values.pop("stop_token_ids"))
-        return ModelSpec(rope=rope, windows=windows, stop_token_ids=stops, **values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MalformedCheckpoint(f"{path.name}: its spec is not one of ours ({error})") from None
 
 
 def restore(

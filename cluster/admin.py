@@ -5,9 +5,10 @@ import grpc
 from cluster import serving_pb2 as pb
 from cluster.calls import check_name
 from cluster.control_service import ControlService
+from cluster.control_wire import TABLE_KEY
 from cluster.events import DrainAsked, LoadAsked, PinAsked, RebalanceAsked, UnloadAsked
 from cluster.view import HostName, HostView, Registration, Table
-from lorajax.errors import UnknownAdapter
+from lorajax.errors import BadRequest, UnknownAdapter
 from lorajax.spec import Level, Version
 
 
@@ -21,15 +22,18 @@ class ClusterAdapters:
     async def Load(self, message: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.AdapterInfo:
         """Register a folder below an adapter root; a host reads it."""
         check_name(message.name)
-        answer = await self._control.ask(
-            LoadAsked(
-                call=self._control.next_call(),
-                name=message.name,
-                path=message.path,
-                replace=message.replace,
-                pin=message.pin,
-            )
+        asked = LoadAsked(
+            call=self._control.next_call(),
+            name=message.name,
+            path=message.path,
+            replace=message.replace,
+            pin=message.pin,
         )
+        try:
+            answer = await self._control.ask(asked)
+        except BadRequest as error:  # a host knows no fields of ours, and only the path was left to check
+            raise BadRequest(str(error), "path") from None
+        self._name_table(context)
         return self._info(answer.registration)
 
     async def Unload(
@@ -38,6 +42,7 @@ class ClusterAdapters:
         """Take a name away; requests that run on it finish."""
         asked = UnloadAsked(call=self._control.next_call(), name=message.name, force=message.force)
         answer = await self._control.ask(asked)
+        self._name_table(context)
         version = answer.registration.adapter.version if answer.registration else ""
         return pb.UnloadAdapterReply(name=message.name, version=version, num_running=answer.count)
 
@@ -53,6 +58,10 @@ class ClusterAdapters:
         pin = message.pin if message.HasField("pin") else True
         answer = await self._control.ask(PinAsked(call=self._control.next_call(), name=message.name, pin=pin))
         return self._info(answer.registration)
+
+    def _name_table(self, context: grpc.aio.ServicerContext) -> None:
+        """Say by which table a front door must route for the caller to see what was done."""
+        context.set_trailing_metadata(((TABLE_KEY, str(self._control.table().number)),))
 
     def _info(self, registration: Registration | None) -> pb.AdapterInfo:
         if registration is None:

@@ -45,6 +45,8 @@ class ClusterConfig:
     """HOST:PORT; port 0 takes a free one where everything runs on one machine."""
     gateway: str | None = None
     """HOST:PORT where clients are answered; launch_plan.py says what None becomes."""
+    http: str | None = None
+    """HOST:PORT where the gateway answers OpenAI's HTTP too; None answers gRPC alone."""
     rendezvous: str | None = None
     """HOST:PORT of the coordination service of the JAX world; launch_plan.py says what None becomes."""
     nodes: tuple[str, ...] = ()
@@ -84,7 +86,8 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         """Refuse what could not run, or would be open to strangers by accident."""
-        addresses = (("coordinator", self.coordinator), ("gateway", self.gateway), ("rendezvous", self.rendezvous))
+        keys = ("coordinator", "gateway", "http", "rendezvous")
+        addresses = ((key, getattr(self, key)) for key in keys)  # our own fields, by the names that the file has too
         for key, host in (
             *((key, parse_address(address)[0]) for key, address in addresses if address is not None),
             *(("nodes", node_host(node)) for node in self.nodes),
@@ -230,6 +233,7 @@ def _readers(folder: Path) -> dict[str, dict[str, Reader]]:
         "cluster": {
             "coordinator": toml_values.address,
             "gateway": toml_values.address,
+            "http": toml_values.address,
             "rendezvous": toml_values.address,
             "nodes": toml_values.list_of(_node),
             "replicas": toml_values.count,

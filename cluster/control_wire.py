@@ -39,6 +39,8 @@ from lorajax import errors
 from lorajax.spec import AdapterSpec, Version
 
 FETCH_KEY = "lorajax-fetch-bin"
+TABLE_KEY = "lorajax-table"
+"""Trailing metadata of the coordinator's answers: the number of the table that has what was asked for."""
 """Metadata of `Inference.Generate` on a host: a `fetch_hint` for each adapter that the host may lack."""
 
 type Outcome = Done | FolderRead | CommandFailed

@@ -4,6 +4,8 @@ import asyncio
 import logging
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from cluster import control_pb2_grpc, serving_pb2_grpc
 from cluster.admin import ClusterAdapters, ClusterStatus
 from cluster.cluster_config import ClusterConfig
@@ -13,6 +15,7 @@ from cluster.demand import DemandConfig
 from cluster.events import LoadAsked
 from cluster.follower import Follower
 from cluster.gateway import front_door, points
+from cluster.metrics import Metrics
 from cluster.placement import named
 from cluster.registry import Registry
 from cluster.rounds import RoundConfig
@@ -48,8 +51,9 @@ async def _serve(config: ClusterConfig) -> None:
     )
     coordinator = Coordinator(paced, points(config), named(config.policy))
     control = ControlService(coordinator, registry, config.fingerprint)
-    door = front_door(config)
-    server = Server((door.handlers(),))
+    metrics = Metrics(CollectorRegistry())
+    door = front_door(config, metrics)
+    server = Server((door.handlers(),), metrics)
     control_pb2_grpc.add_ControlServicer_to_server(control, server.grpc)
     serving_pb2_grpc.add_AdaptersServicer_to_server(ClusterAdapters(control), server.grpc)
     serving_pb2_grpc.add_ClusterServicer_to_server(ClusterStatus(control), server.grpc)
@@ -61,8 +65,8 @@ async def _serve(config: ClusterConfig) -> None:
             tasks.create_task(_follow(control, Follower(door, server.set_serving)))
 
     async def drain() -> None:
-        door.drain()
-        await door.wait_empty()
+        door.flights.drain()
+        await door.flights.wait_empty()
 
     await server.start(config.coordinator)
     _LOG.info("coordinating on %s", config.coordinator)
@@ -72,6 +76,7 @@ async def _serve(config: ClusterConfig) -> None:
         raise _first(group) from None
     finally:
         control.close()
+        door.flights.end_all()
         await server.stop()
         await door.close()
         registry.close()

@@ -66,7 +66,7 @@ spec:
     - name: grpc
       port: {COORDINATOR_PORT}
       targetPort: {gateway_port(config)}
----
+{_http_port(config)}---
 apiVersion: leaderworkerset.x-k8s.io/v1
 kind: LeaderWorkerSet
 metadata:
@@ -102,6 +102,17 @@ def gateway_port(config: ClusterConfig) -> int:
     if config.gateway is not None:
         return parse_address(config.gateway)[1]
     return parse_address(config.coordinator)[1] + 2
+
+
+def _http_port(config: ClusterConfig) -> str:
+    if config.http is None:
+        return ""
+    port = parse_address(config.http)[1]
+    return f"""\
+    - name: http
+      port: {port}
+      targetPort: {port}
+"""
 
 
 def _devices_per_node(config: ClusterConfig) -> int:

@@ -9,20 +9,23 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import grpc
 
 from cluster import control_wire, serving_pb2, wire
-from cluster.calls import Call, Chat
+from cluster.calls import Call
+from cluster.flights import Flights
 from cluster.gate import Gate
 from cluster.host_channels import HostChannels
+from cluster.metrics import ClusterSnapshot, Metrics
 from cluster.names import unknown
+from cluster.passage import Caller, Passage, is_elsewhere, is_gone, max_tokens, prompt_tokens
 from cluster.routing import Ask, Route, Router
 from cluster.view import MAX_PEERS, HostLoad, HostName, HostState, HostView, Registration, Table
-from lorajax.errors import DuplicateRequest, Unavailable, UnknownAdapter
+from lorajax.errors import Unavailable, UnknownAdapter
 from lorajax.spec import Level, Version
 
 _LOG = logging.getLogger("lorajax")
@@ -31,10 +34,12 @@ TENANT_KEY = "lorajax-tenant"
 PER_SEQUENCE = 2
 """Requests sent to a host for every sequence it decodes at once: enough that it never waits for the next one."""
 MAX_WAITING = 16_384
+_FOLLOW_S = 2.0
+"""How long an answer of the coordinator is kept from its caller until this front door goes by it: the news may be lost
+with the coordinator."""
 REJOIN_S = 1.5
 """How long a host that counts as lost may still answer: its line to the coordinator may have broken, not the host, and
 one that has left in good order has answered in full, but the news of it may be faster."""
-_BYTES_PER_TOKEN = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -43,19 +48,10 @@ class _Try:
 
     route: Route
     call: grpc.aio.UnaryStreamCall
+    last_s: float
+    """When its last tokens came; before the first, when the request did."""
     num_replies: int = 0
     has_final: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Passage:
-    """One request on its way: what a host is sent, whichever it is."""
-
-    request_id: str
-    message: serving_pb2.GenerateRequest
-    ask: Ask
-    adapters: tuple[Registration, ...]
-    context: grpc.aio.ServicerContext = field(repr=False)
 
 
 class FrontDoor:
@@ -64,28 +60,19 @@ class FrontDoor:
     Invariant: a request is at one host at most, and no reply of a second try follows one of a first.
     """
 
-    def __init__(self, router: Router, channels: HostChannels) -> None:
-        """Route by `router`, over `channels`; refuses everything until `update`."""
+    def __init__(self, router: Router, channels: HostChannels, metrics: Metrics) -> None:
+        """Route by `router`, over `channels`; refuses everything until `update`. Tokens are counted in `metrics`."""
         self._router = router
         self._channels = channels
+        self._metrics = metrics
+        self.flights = Flights()
         self._table: Table | None = None
+        self._changed = asyncio.Event()
         self._names: list[str] = []
         self._hosts: dict[HostName, HostView] = {}
+        self._loads: dict[HostName, HostLoad] = {}
         self._gate = Gate(self._limit, MAX_WAITING)
-        self._in_flight: set[str] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._is_draining = False
         self._tries: dict[HostName, set[_Try]] = {}
-
-    def drain(self) -> int:
-        """Take no more requests; returns how many are on their way."""
-        self._is_draining = True
-        return len(self._in_flight)
-
-    async def wait_empty(self) -> None:
-        """Return once no request is on its way."""
-        await self._empty.wait()
 
     async def close(self) -> None:
         """Close the lines to the hosts."""
@@ -100,50 +87,78 @@ class FrontDoor:
             if new is None or new.state is HostState.LOST or new.spec.incarnation != host.spec.incarnation:
                 self._lose(name)
         self._hosts = dict(table.hosts)
+        self._loads = {name: load for name, load in self._loads.items() if name in self._hosts}
         self._channels.keep({host.spec.address for host in table.hosts.values()})
         self._gate.admit()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def follow(self, number: int) -> None:
+        """Return once requests are routed by the table of this number or a later one; soon, come what may."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FOLLOW_S):
+                while self._table is None or self._table.number < number:
+                    await self._changed.wait()
 
     @property
     def num_serving(self) -> int:
         """Hosts that take requests."""
         return sum(host.state is HostState.SERVING for host in self._hosts.values())
 
-    async def Generate(self, message: serving_pb2.GenerateRequest, context: grpc.aio.ServicerContext) -> None:
+    @property
+    def registrations(self) -> tuple[Registration, ...]:
+        """The adapters of the last table, by name."""
+        return () if self._table is None else tuple(self._table.registrations[name] for name in self._names)
+
+    def snapshot(self) -> ClusterSnapshot:
+        """How busy the cluster is, as far as is known here."""
+        states = {name: (host.state, self._loads.get(name, host.load)) for name, host in self._hosts.items()}
+        return ClusterSnapshot(num_inside=len(self.flights), num_waiting=self._gate.num_waiting, hosts=states)
+
+    async def Generate(self, message: serving_pb2.GenerateRequest, context: Caller) -> None:
         """Stream one completion from the host that the router picks."""
         call = wire.call_from_proto(message)
         for name, _ in call.adapters:
-            self._registration(name)
+            self.registration(name)
         message.request_id = call.request_id or uuid.uuid4().hex
         tenant = dict(context.invocation_metadata() or ()).get(TENANT_KEY, "")
-        cost = _num_tokens(call) + call.sampling.max_tokens
-        with self._flight(message.request_id):
+        cost, arrived_s = prompt_tokens(call) + max_tokens(call), time.monotonic()
+        with self.flights.open(message.request_id):
             async with self._gate.entered(str(tenant), message.request_id, cost):
                 # Not before: a version that a name stood for may be dropped while its request waits.
-                await self._relay(self._passage(call, message, context))
+                await self._relay(self._passage(call, message, context, arrived_s))
 
-    def _passage(self, call: Call, message: serving_pb2.GenerateRequest, context: grpc.aio.ServicerContext) -> _Passage:
+    def _passage(self, call: Call, message: serving_pb2.GenerateRequest, caller: Caller, arrived_s: float) -> Passage:
         """The request as hosts get it: adapters by version. Raises UnknownAdapter or Unavailable."""
-        adapters = tuple(self._registration(name) for name, _ in call.adapters)
+        adapters = tuple(self.registration(name) for name, _ in call.adapters)
         del message.adapters[:]
         for registration, (_, weight) in zip(adapters, call.adapters, strict=True):
             message.adapters.add(name=registration.adapter.version, weight=weight)
-        remaining_s = context.time_remaining()
+        remaining_s = caller.time_remaining()
         ask = Ask(
             versions=tuple(registration.adapter.version for registration in adapters),
-            prompt_tokens=_num_tokens(call),
-            max_tokens=call.sampling.max_tokens,
+            prompt_tokens=prompt_tokens(call),
+            max_tokens=max_tokens(call),
             deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
         )
-        return _Passage(request_id=message.request_id, message=message, ask=ask, adapters=adapters, context=context)
+        return Passage(
+            request_id=message.request_id,
+            message=message,
+            ask=ask,
+            adapters=adapters,
+            arrived_s=arrived_s,
+            caller=caller,
+        )
 
-    def _registration(self, name: str) -> Registration:
+    def registration(self, name: str) -> Registration:
+        """What a name stands for. Raises: UnknownAdapter; Unavailable before the first table."""
         if self._table is None:
             raise Unavailable("the cluster is starting; try again")
         if name not in self._table.registrations:
             raise UnknownAdapter(unknown(name, self._names))
         return self._table.registrations[name]
 
-    async def _relay(self, passage: _Passage) -> None:
+    async def _relay(self, passage: Passage) -> None:
         tried: set[HostName] = set()
         refusal: Exception | None = None
         for _ in range(MAX_TRIES):
@@ -160,12 +175,13 @@ class FrontDoor:
         assert refusal is not None
         raise refusal
 
-    async def _try(self, passage: _Passage, route: Route) -> Exception | None:
+    async def _try(self, passage: Passage, route: Route) -> Exception | None:
         """Ask one host; None once it has answered in full, or why another one may be asked. Raises what is final."""
         stub = self._channels.generate(route.address)
         attempt = _Try(
             route,
-            stub(passage.message, timeout=passage.context.time_remaining(), metadata=self._hints(passage, route)),
+            stub(passage.message, timeout=passage.caller.time_remaining(), metadata=self._hints(passage, route)),
+            passage.arrived_s,
         )
         self._tries.setdefault(route.host, set()).add(attempt)
         self._router.started(passage.request_id, route, passage.ask)
@@ -174,10 +190,8 @@ class FrontDoor:
                 if not attempt.num_replies:
                     self._router.first_token(passage.request_id, time.monotonic())
                 attempt.num_replies += 1
-                await passage.context.write(reply)
-                parsed = serving_pb2.GenerateReply.FromString(reply)
-                attempt.has_final = parsed.HasField("final")
-                self._router.generated(passage.request_id, len(parsed.tokens))
+                await passage.caller.write(reply)
+                self._count(passage, attempt, serving_pb2.GenerateReply.FromString(reply))
         except grpc.aio.AioRpcError as error:
             return None if attempt.has_final else self._judged(passage, attempt, error)
         except asyncio.CancelledError:
@@ -190,10 +204,20 @@ class FrontDoor:
             self._router.ended(passage.request_id, time.monotonic())
         return None
 
-    def _judged(self, passage: _Passage, attempt: _Try, error: grpc.aio.AioRpcError | None) -> Exception:
+    def _count(self, passage: Passage, attempt: _Try, reply: serving_pb2.GenerateReply) -> None:
+        self._router.generated(passage.request_id, len(reply.tokens))
+        if reply.tokens:
+            now_s, is_first = time.monotonic(), attempt.num_replies == 1
+            self._metrics.generated(len(reply.tokens), now_s - attempt.last_s, now_s, is_first=is_first)
+            attempt.last_s = now_s
+        if reply.HasField("final"):
+            attempt.has_final = True
+            self._metrics.accepted(reply.final.usage.prompt_tokens)
+
+    def _judged(self, passage: Passage, attempt: _Try, error: grpc.aio.AioRpcError | None) -> Exception:
         """Why the try ended, where another host may still answer; raises where it is final."""
         host = attempt.route.host
-        if error is None or _is_gone(error):
+        if error is None or is_gone(error):
             self._router.failed(host, time.monotonic())
             why = "the cluster lost it" if error is None else f"{error.code().name}: {error.details()}"
             _LOG.warning("host %s does not answer: %s", host, why)
@@ -202,11 +226,11 @@ class FrontDoor:
                 raise wire.Relayed(grpc.StatusCode.ABORTED, words)
             return Unavailable(f"host {host} was lost, or cannot be reached; ask again")
         relayed = wire.Relayed.of(error, {one.adapter.version: one.name for one in passage.adapters})
-        if attempt.num_replies or not _is_elsewhere(error):
+        if attempt.num_replies or not is_elsewhere(error):
             raise relayed
         return relayed
 
-    def _hints(self, passage: _Passage, route: Route) -> tuple[tuple[str, bytes], ...]:
+    def _hints(self, passage: Passage, route: Route) -> tuple[tuple[str, bytes], ...]:
         """Where the host finds each adapter; also those that it seems to have: they may be dropped meanwhile."""
         missing = {fetch.adapter.version: fetch.peers for fetch in route.fetches}
         hints = []
@@ -222,6 +246,7 @@ class FrontDoor:
 
     def beat(self, host: HostName, state: HostState, load: HostLoad, copies: Mapping[Version, Level] | None) -> None:
         """Route by what a host has just said."""
+        self._loads[host] = load
         self._router.beat(host, state, load, copies, time.monotonic())
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -247,54 +272,12 @@ class FrontDoor:
         serving = (host.spec.max_sequences for host in self._hosts.values() if host.state is HostState.SERVING)
         return max(1, PER_SEQUENCE * sum(serving))
 
-    @contextlib.contextmanager
-    def _flight(self, request_id: str) -> Iterator[None]:
-        if self._is_draining:
-            raise Unavailable("this front door is going; ask again, another process will answer")
-        if request_id in self._in_flight:
-            raise DuplicateRequest(f"request {request_id!r} is in flight; wait for it, or send another request_id")
-        self._in_flight.add(request_id)
-        self._empty.clear()
-        try:
-            yield
-        finally:
-            self._in_flight.discard(request_id)
-            if not self._in_flight:
-                self._empty.set()
-
 
 def _can_give(host: HostView, version: Version) -> bool:
     return host.state in (HostState.SERVING, HostState.DRAINING) and host.holds(version)
-
-
-def _is_gone(error: grpc.aio.AioRpcError) -> bool:
-    """Whether nobody answered: what a host itself says of being unavailable comes with a time to wait.
-
-    A request that meets a host in the very moment of its end is cancelled.
-    """
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return "grpc-retry-pushback-ms" not in dict(error.trailing_metadata() or ())
-    return error.code() is grpc.StatusCode.CANCELLED
-
-
-def _is_elsewhere(error: grpc.aio.AioRpcError) -> bool:
-    """Whether another host may have room: gRPC itself refuses too large a message without a time to wait."""
-    is_busy = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-    return is_busy and "grpc-retry-pushback-ms" in dict(error.trailing_metadata() or ())
 
 
 def _is_cancelled() -> bool:
     """Whether the caller has left, beside whatever else was cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _num_tokens(call: Call) -> int:
-    """About as many as the prompt has: only its host knows."""
-    match call.prompt:
-        case tuple(ids):
-            return len(ids)
-        case str(text):
-            return 1 + len(text) // _BYTES_PER_TOKEN
-        case Chat(messages=messages):
-            return 1 + sum(len(part) for message in messages for part in message) // _BYTES_PER_TOKEN

@@ -80,6 +80,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no 
 
 def judged(error: Exception, method: str) -> wire.Verdict:
     """What the caller is told of an error; a bug goes to the log in full, under the id that the caller sees."""
+    if isinstance(error, wire.Relayed):
+        return error.verdict
     incident_id = uuid.uuid4().hex[:12]
     verdict = wire.verdict_of(error, incident_id)
     if verdict.code is grpc.StatusCode.INTERNAL:

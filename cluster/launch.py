@@ -224,7 +224,7 @@ def _make_front(http: str | None) -> MakeFront:
     if http is None:
         return lambda *_: NoFront()
     try:
-        return partial(importlib.import_module("cluster.http_front").http_front, http)
+        return partial(importlib.import_module("cluster.http_host").host_front, http)
     except ModuleNotFoundError as error:
         raise ValueError(f"--http needs {error.name}, which is not installed; pip install 'lorajax[http]'") from None
 

@@ -82,7 +82,7 @@ def _settled(config: ClusterConfig, seat: Seat, *, is_local: bool) -> ClusterCon
         host, number = parse_address(address or f"{beside}:{0 if is_alone else default_port}")
         if is_local or (is_dealt and is_loopback(host)):
             host = first
-        if not is_alone and key != "gateway":  # which only clients and its own launcher call
+        if not is_alone and key not in ("gateway", "http"):  # which only clients and its own launcher call
             _check_known(key, host, number, nodes)
         return f"{host}:{number}"
 
@@ -92,6 +92,7 @@ def _settled(config: ClusterConfig, seat: Seat, *, is_local: bool) -> ClusterCon
         coordinator=settle("coordinator", config.coordinator, port),
         rendezvous=settle("rendezvous", config.rendezvous, port + 1) if config.transfer == "collective" else None,
         gateway=settle("gateway", config.gateway, port + 2),
+        http=config.http and settle("http", config.http, 0),
     )
 
 
@@ -112,6 +113,7 @@ def _check_distinct(config: ClusterConfig, hosts: Sequence[HostPlan]) -> None:
         ("coordinator", config.coordinator),
         ("rendezvous", config.rendezvous),
         ("gateway", config.gateway),
+        ("http", config.http),
         *(("nodes", host.address) for host in hosts),
     ):
         if address is None or not (where := parse_address(address))[1]:

@@ -57,7 +57,8 @@ def children(plan: Plan, nodes: frozenset[int]) -> list[Child]:
     rendezvous = () if config.rendezvous is None else ("--rendezvous", config.rendezvous)
     found = [_host(plan, host, nodes, (*coordinator, *rendezvous)) for host in plan.hosts if host.node in nodes]
     if has_head:
-        gateway = ("--grpc", str(config.gateway), *coordinator)
+        http = () if config.http is None else ("--http", config.http)
+        gateway = ("--grpc", str(config.gateway), *http, *coordinator)
         found.append(Child(name="coordinator", command=_command(plan, "coordinator", *coordinator), stage=1))
         found.append(Child(name="gateway", command=_command(plan, "gateway", *gateway), stage=3))
     if has_head and config.rendezvous is not None:
@@ -75,6 +76,7 @@ def with_ports(plan: Plan) -> Plan:
             coordinator=held.enter_context(_free(config.coordinator)),
             rendezvous=config.rendezvous and held.enter_context(_free(config.rendezvous)),
             gateway=config.gateway and held.enter_context(_free(config.gateway)),
+            http=config.http and held.enter_context(_free(config.http)),
         )
     return dataclasses.replace(plan, config=settled)
 
@@ -136,8 +138,9 @@ async def _announce(plan: Plan, nodes: frozenset[int], supervisor: Supervisor, o
 
 
 def _ready_line(config: ClusterConfig) -> str:
+    http = "" if config.http is None else f" http={config.http}"
     return (
-        f"READY grpc={config.gateway} coordinator={config.coordinator} model={config.model.name} "
+        f"READY grpc={config.gateway}{http} coordinator={config.coordinator} model={config.model.name} "
         f"replicas={config.replicas} transfer={config.transfer} pid={os.getpid()}"
     )
 

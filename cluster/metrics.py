@@ -1,16 +1,18 @@
-"""What one host counts and shows to Prometheus. Owns: names, labels, buckets. Does not: serve them, or ask the clock.
+"""What one host, or the front door of many, counts and shows to Prometheus. Owns: names, labels, buckets.
 
-Labels are bounded: our own method names, gRPC's codes, and for adapters one series whatever their number.
+Does not: serve them, or ask the clock. Labels are bounded: our own method names, gRPC's codes, hosts, and for adapters
+one series whatever their number.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from cluster.view import HostLoad, HostName, HostState
 from lorajax.config import EngineStats
 
 MAX_NAMES_SHOWN = 32
@@ -68,7 +70,11 @@ class Metrics:
 
     def watch(self, snapshot: "Callable[[], Snapshot]") -> None:
         """Show a host's present state at each scrape."""
-        self._registry.register(_Gauges(snapshot))
+        self._registry.register(_Gauges(lambda: _of_host(snapshot())))
+
+    def watch_cluster(self, snapshot: "Callable[[], ClusterSnapshot]") -> None:
+        """Show the present state of all hosts at each scrape."""
+        self._registry.register(_Gauges(lambda: _of_cluster(snapshot())))
 
 
 class Rate:
@@ -105,30 +111,60 @@ class Snapshot:
     """Unix time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSnapshot:
+    """The state of many hosts at one scrape, as their front door knows it."""
+
+    num_inside: int
+    """Requests that have come and not ended, those that wait here included."""
+    num_waiting: int
+    """Requests that wait here."""
+    hosts: Mapping[HostName, tuple[HostState, HostLoad]]
+    """(state, what its last beat said) of each."""
+
+
 class _Gauges:
     """A Prometheus collector: `describe` once, `collect` at each scrape."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self._collect = collect
 
     def describe(self) -> list[Metric]:
-        """Nothing before the first scrape: the host may not be up when it is registered."""
+        """Nothing before the first scrape: what is shown may not be up when it is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Ask the host, once per scrape."""
-        now = self._snapshot()
-        stats = now.stats
-        yield GaugeMetricFamily("lorajax:num_requests_running", "Requests in the batch.", value=stats.num_running)
-        yield GaugeMetricFamily("lorajax:num_requests_waiting", "Requests in the queue.", value=stats.num_waiting)
-        yield _pages("kv", stats.kv_pages_free, stats.kv_pages_total)
-        yield _pages("adapter", stats.adapter_pages_free, stats.adapter_pages_total)
-        labels = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
-        info = GaugeMetricFamily(
-            "lorajax:lora_requests_info", "Adapters in use; the value is Unix time.", labels=labels
-        )
-        info.add_metric((str(stats.adapter_pages_total), _names(now.running), _names(now.waiting)), now.now_s)
-        yield info
+        """Ask, once per scrape."""
+        return self._collect()
+
+
+def _of_host(now: Snapshot) -> Iterator[Metric]:
+    stats = now.stats
+    yield GaugeMetricFamily("lorajax:num_requests_running", "Requests in the batch.", value=stats.num_running)
+    yield GaugeMetricFamily("lorajax:num_requests_waiting", "Requests in the queue.", value=stats.num_waiting)
+    yield _pages("kv", stats.kv_pages_free, stats.kv_pages_total)
+    yield _pages("adapter", stats.adapter_pages_free, stats.adapter_pages_total)
+    labels = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
+    info = GaugeMetricFamily("lorajax:lora_requests_info", "Adapters in use; the value is Unix time.", labels=labels)
+    info.add_metric((str(stats.adapter_pages_total), _names(now.running), _names(now.waiting)), now.now_s)
+    yield info
+
+
+def _of_cluster(now: ClusterSnapshot) -> Iterator[Metric]:
+    yield GaugeMetricFamily("lorajax:num_requests_in_flight", "Requests that have not ended.", value=now.num_inside)
+    yield GaugeMetricFamily("lorajax:num_requests_waiting", "Requests that no host has yet.", value=now.num_waiting)
+    up = GaugeMetricFamily("lorajax:host_serving", "Whether the host takes requests.", labels=("host",))
+    running = GaugeMetricFamily("lorajax:host_requests_running", "Requests in its batch.", labels=("host",))
+    waiting = GaugeMetricFamily("lorajax:host_requests_waiting", "Requests in its queue.", labels=("host",))
+    rate = GaugeMetricFamily("lorajax:host_tokens_per_second", "Generated, in the last seconds.", labels=("host",))
+    for name, (state, load) in sorted(now.hosts.items()):
+        up.add_metric((name,), state is HostState.SERVING)
+        if state is HostState.LOST:  # what it said last is over
+            continue
+        running.add_metric((name,), load.num_running)
+        waiting.add_metric((name,), load.num_waiting)
+        rate.add_metric((name,), load.tokens_per_s)
+    yield from (up, running, waiting, rate)
 
 
 def _pages(kind: str, free: int, total: int) -> Metric:

@@ -5,13 +5,12 @@ Does not: read bodies (cluster/openai_query.py does) or send anything (cluster/h
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
 
 from cluster.calls import Completion, Shown
-from cluster.catalogue import Entry
 from cluster.openai_query import Query
 from cluster.wire import Verdict
 
@@ -21,6 +20,7 @@ HTTP_CODE: Mapping[grpc.StatusCode, int] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.ABORTED: 409,
     grpc.StatusCode.FAILED_PRECONDITION: 412,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNIMPLEMENTED: 501,
@@ -120,12 +120,12 @@ def _usage(completion: Completion) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": completed, "total_tokens": prompt + completed}
 
 
-def models(base_model: str, max_model_len: int, entries: Sequence[Entry], created: int) -> Json:
-    """The base and every adapter, as /v1/models lists them."""
+def models(base_model: str, max_model_len: int, adapters: Iterable[tuple[str, str]], created: int) -> Json:
+    """The base and every adapter by (name, source), as /v1/models lists them."""
     card: Json = {"object": "model", "created": created, "owned_by": "lorajax", "max_model_len": max_model_len}
     base = card | {"id": base_model, "root": base_model, "parent": None}
-    adapters = (card | {"id": entry.name, "root": str(entry.source), "parent": base_model} for entry in entries)
-    return {"object": "list", "data": [base, *adapters]}
+    others = (card | {"id": name, "root": source, "parent": base_model} for name, source in adapters)
+    return {"object": "list", "data": [base, *others]}
 
 
 def http_code(verdict: Verdict) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry
 
 from cluster import serving_pb2
 from cluster.guard import Guard
@@ -34,9 +33,14 @@ OPTIONS = (
 class Server:
     """One port with guarded services, health and reflection."""
 
-    def __init__(self, handlers: Sequence[grpc.GenericRpcHandler] = ()) -> None:
-        """Put it together; more services may be added to `grpc` before `start`. Health says not serving."""
-        self.grpc = grpc.aio.server(interceptors=(Guard(Metrics(CollectorRegistry())),), options=OPTIONS)
+    def __init__(self, handlers: Sequence[grpc.GenericRpcHandler], metrics: Metrics) -> None:
+        """Put it together; more services may be added to `grpc` before `start`. Health says not serving.
+
+        Calls are counted in `metrics`.
+        """
+        self.is_serving = False
+        """What health says."""
+        self.grpc = grpc.aio.server(interceptors=(Guard(metrics),), options=OPTIONS)
         self.grpc.add_generic_rpc_handlers(tuple(handlers))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -52,7 +56,8 @@ class Server:
         await self.grpc.start()
 
     async def set_serving(self, is_serving: bool) -> None:
-        """What health says."""
+        """What health says from now on."""
+        self.is_serving = is_serving
         status = health_pb2.HealthCheckResponse
         for name in ("", *SERVICES):
             await self._health.set(name, status.SERVING if is_serving else status.NOT_SERVING)

@@ -80,6 +80,7 @@ def call_from_proto(message: serving_pb2.GenerateRequest) -> Call:
         adapters=_adapters(message.adapters),
         sampling=_sampling(message.sampling),
         priority=message.priority,
+        fills_context=message.fills_context,
     )
 
 
@@ -217,6 +218,18 @@ class Relayed(errors.LorajaxError):
         for theirs, ours in names.items():
             message = message.replace(theirs, ours)
         return cls(error.code(), message, tuple(error.trailing_metadata() or ()))
+
+    @property
+    def verdict(self) -> "Verdict":
+        """The same, for a caller of another protocol."""
+        details = dict(self.trailing).get("grpc-status-details-bin", b"")
+        bad, retry, retry_s = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo(), None
+        for detail in status_pb2.Status.FromString(details).details:
+            detail.Unpack(bad)
+            if detail.Unpack(retry):
+                retry_s = retry.retry_delay.ToMilliseconds() / 1000
+        field = bad.field_violations[0].field if bad.field_violations else ""
+        return Verdict(code=self.code, message=str(self), field=field, retry_s=retry_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The Inference service of one host. Owns: a request's way from text to the engine and back, whatever the protocol.
 
-Does not: schedule it, or know JSON (cluster/http_front.py asks `answer` too).
+Does not: schedule it, or know JSON (cluster/http_host.py asks `answer` too).
 """
 
 import asyncio

@@ -117,12 +117,13 @@ def coordinate(*, config: Path, coordinator: str | None) -> int:
 @click.command()
 @config_option
 @click.option("--grpc", type=ADDRESS, help="In place of cluster.gateway.")
+@click.option("--http", type=ADDRESS, help="In place of cluster.http.")
 @_coordinator_option
-def gateway(*, config: Path, grpc: str | None, coordinator: str | None) -> int:
+def gateway(*, config: Path, grpc: str | None, http: str | None, coordinator: str | None) -> int:
     """Answer clients by asking hosts (`launch` starts it)."""
-    settled = _settled(config, coordinator=coordinator, gateway=grpc)
-    flags = {"grpc_address": settled.gateway or _ANY, "coordinator": settled.coordinator}
-    return run_process("gateway", lambda: import_on_use("cluster.gateway").run(settled, **flags))
+    settled = _settled(config, coordinator=coordinator, gateway=grpc, http=http)
+    address = settled.gateway or _ANY
+    return run_process("gateway", lambda: import_on_use("cluster.gateway").run(settled, grpc_address=address))
 
 
 @click.command("rendezvous")
@@ -177,18 +178,11 @@ def _world(config: ClusterConfig, process: int) -> WorldConfig | None:
     )
 
 
-def _settled(
-    file: Path, *, coordinator: str | None = None, gateway: str | None = None, rendezvous: str | None = None
-) -> ClusterConfig:
+def _settled(file: Path, **addresses: str | None) -> ClusterConfig:
     """The file's values, with those addresses in place of its own that are given."""
     with bad_usage():
-        config = _read(file)
-        return dataclasses.replace(
-            config,
-            coordinator=coordinator or config.coordinator,
-            gateway=gateway or config.gateway,
-            rendezvous=rendezvous or config.rendezvous,
-        )
+        given = {key: address for key, address in addresses.items() if address is not None}
+        return dataclasses.replace(_read(file), **given)  # type: ignore[arg-type]  # only keys of addresses are passed
 
 
 def _read(file: Path) -> ClusterConfig:
@@ -227,6 +221,8 @@ def _rows(plan: Plan, nodes: frozenset[int]) -> Iterator[tuple[str, ...]]:
     for role, address in addresses.items():
         if address is not None:
             yield _row(plan, nodes, plan.head, role, address, about[role])
+    if config.http is not None:
+        yield _row(plan, nodes, plan.head, "gateway", config.http, "answers OpenAI's HTTP")
     for host_plan in plan.hosts:
         what = f"replica {host_plan.replica}"
         if config.processes_per_replica > 1:

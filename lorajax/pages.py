@@ -17,7 +17,7 @@ class PagePool:
             raise ValueError(f"num_pages is {num_pages}; page 0 alone needs 1")
         self._free = list(range(num_pages - 1, 0, -1))
         self._num_total = num_pages - 1
-        self._taken: set[int] = set()
+        self._is_taken = bytearray(num_pages)
 
     @property
     def num_total(self) -> int:
@@ -35,12 +35,14 @@ class PagePool:
         place = len(self._free) - num_pages
         pages = tuple(self._free[: place - 1 if place else None : -1]) if num_pages else ()
         del self._free[place:]
-        self._taken.update(pages)
+        for page in pages:
+            self._is_taken[page] = True
         return pages
 
     def give_back(self, pages: Iterable[int]) -> None:
         """Make pages free again."""
+        is_taken = self._is_taken
         for page in pages:
-            assert page in self._taken, f"page {page} is free already"
-            self._taken.remove(page)
+            assert is_taken[page], f"page {page} is free already"
+            is_taken[page] = False
             self._free.append(page)

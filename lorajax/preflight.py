@@ -4,6 +4,7 @@ Does not: change anything, or look at devices and models (doctor.py).
 """
 
 import contextlib
+import importlib.util
 import os
 import resource
 import socket
@@ -36,6 +37,7 @@ def examine_node(plan: Plan, nodes: frozenset[int], environment: Mapping[str, st
     return [
         *(port(address, change) for address, change in _addresses(plan, nodes)),
         *_files(plan, nodes),
+        *_http(plan, nodes),
         *_host_name(plan),
         *_cache_folder(environment),
         open_files(),
@@ -70,7 +72,7 @@ def _addresses(plan: Plan, nodes: frozenset[int]) -> Iterator[tuple[str, str]]:
     """Where these nodes will listen, and the key that says so."""
     config = plan.config
     if plan.head in nodes:
-        for key in ("coordinator", "rendezvous", "gateway"):
+        for key in ("coordinator", "rendezvous", "gateway", "http"):
             if (address := getattr(config, key)) is not None:  # our own field names, listed on the line above
                 yield address, f"cluster.{key}"
     for host in plan.hosts:
@@ -93,6 +95,13 @@ def _files(plan: Plan, nodes: frozenset[int]) -> Iterator[Verdict]:
         except OSError as error:
             words = f"is {path}: {error.strerror}; name one that this node can read"
             yield Verdict(grade="broken", subject=key, words=words)
+
+
+def _http(plan: Plan, nodes: frozenset[int]) -> Iterator[Verdict]:
+    """HTTP needs libraries that are an optional extra."""
+    if plan.config.http is not None and plan.head in nodes and importlib.util.find_spec("uvicorn") is None:
+        words = "needs uvicorn, which is not installed; pip install 'lorajax[http]'"
+        yield Verdict(grade="broken", subject="cluster.http", words=words)
 
 
 def _host_name(plan: Plan) -> Iterator[Verdict]:

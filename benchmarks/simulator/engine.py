@@ -5,7 +5,9 @@ Steps that are alike are taken at once, up to the next message: the outcome is t
 """
 
 from bisect import bisect_left
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Protocol
 
 from benchmarks.simulator.clock import Action, Timer
@@ -17,6 +19,7 @@ from lorajax.scheduler import Scheduler
 from lorajax.spec import Failed, Finished, Request, Token, TokenEvent, Version
 
 _TOKEN = Token(id=0)
+_VERSION = attrgetter("version")
 
 
 class Owner(Protocol):
@@ -55,7 +58,7 @@ class Engine:
         self._began_s = 0.0
         self._decoding: list[Flight] = []
         """Who gets a token in each step of the plan, besides its chunks."""
-        self._versions: dict[Version, int] = {}
+        self._versions: Mapping[Version, int] = {}
         """How many of them use each adapter."""
         self._ends: list[float] = []
         """Of the steps of the plan that are still to be taken."""
@@ -119,11 +122,8 @@ class Engine:
         self._plan, self._began_s = plan, now_s
         sequences = plan.decoding.sequences if plan.decoding else ()
         self._decoding = [self.flights[sequence.request.id] for sequence in sequences]
-        counts: dict[Version, int] = {}
-        for flight in self._decoding:
-            counts[flight.version] = counts.get(flight.version, 0) + 1
-        self._versions = counts
-        self._ends = self.timing.ends_s(plan, counts, now_s)
+        self._versions = Counter(map(_VERSION, self._decoding))
+        self._ends = self.timing.ends_s(plan, self._versions, now_s)
         self._timer = self._clock.at(self._ends[-1], self._end, self._turn)
         return True
 

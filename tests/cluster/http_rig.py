@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cluster.http_front import http_front
+from cluster.http_host import host_front
 from tests.cluster.rig import Rig, serving
 
-FRONT = partial(http_front, "127.0.0.1:0")
+FRONT = partial(host_front, "127.0.0.1:0")
 JSON = {"Content-Type": "application/json"}
 
 

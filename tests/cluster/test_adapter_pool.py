@@ -1,93 +1,20 @@
 """How adapters come to a host: once, from the first that can give them, and only below its roots."""
 
 import asyncio
-import contextlib
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
-from cluster.adapter_pool import MAX_ORDERED, AdapterPool
-from cluster.admission import Admission
-from cluster.control_wire import HERE, Hint, fetch_hint
-from cluster.worker_adapters import Adapters
+from cluster.adapter_pool import MAX_ORDERED
+from cluster.control_wire import HERE
 from lorajax.adapter_pages import LowRank, pack
-from lorajax.errors import BadRequest, CorruptAdapter, Unavailable, UnknownAdapter, UnsupportedAdapter
+from lorajax.errors import CorruptAdapter, Unavailable, UnsupportedAdapter
 from lorajax.spec import Level
-from tests.cluster.host_rig import MODEL, made, read_pages
-from tests.cluster.rig import config, on_loop, parts
-from tests.fakes import ByteTokenizer, EchoEngine, write_adapter
-
-
-class Engine(EchoEngine):
-    """Keeps a removed version while a test says that requests use it, and has none that it says was evicted."""
-
-    def __init__(self):
-        super().__init__()
-        self.in_use = {}
-        self.evicted = {}
-        self.misfit = None
-
-    def add_adapter(self, adapter, source, *, pinned):
-        if self.misfit is not None:
-            raise self.misfit
-        super().add_adapter(adapter, source, pinned=pinned)
-
-    def remove_adapter(self, version):
-        adapter, _ = self.adapters[version]
-        super().remove_adapter(version)
-        if version in self.in_use:
-            self.in_use[version] = adapter
-
-    def export(self, version):
-        return super().export(version) or self.in_use.get(version) if version not in self.evicted else None
-
-    def stats(self):
-        stats = super().stats()
-        return replace(stats, residency=stats.residency | self.evicted)
-
-
-@dataclass
-class Rig:
-    pool: AdapterPool
-    engine: Engine
-    parts: object
-    root: Path
-    peers: dict
-    """What each address gives: an adapter, an error, or a future of one."""
-    pulled: list
-    urgent: list
-    """Of each pull, what tells whether somebody waits for it."""
-    pulls: asyncio.Queue
-    """The same, to wait for."""
-    changes: list
-
-    def hint(self, known, *peers):
-        return Hint(adapter=known, peers=tuple((f"h{peer}", peer) for peer in peers))
-
-
-@contextlib.contextmanager
-def pooling(root: Path):
-    """A pool without sockets, whose root is `root / "store"`."""
-    engine, peers, pulled, urgent, pulls, changes = Engine(), {}, [], [], asyncio.Queue(), []
-    own = parts(engine, ByteTokenizer(), CollectorRegistry(), read_pages)
-    settings = config(root / "store")
-    (root / "store").mkdir()
-
-    async def pull(address, adapter, is_urgent):
-        pulled.append(address)
-        urgent.append(is_urgent)
-        pulls.put_nowait(address)
-        given = peers[address]
-        given = await given if isinstance(given, asyncio.Future) else given
-        if isinstance(given, Exception):
-            raise given
-        return given
-
-    pool = AdapterPool(settings, own, Adapters(settings, own, Admission(8)), pull, lambda: changes.append(1))
-    yield Rig(pool, engine, own, root / "store", peers, pulled, urgent, pulls, changes)
+from tests.cluster.host_rig import MODEL, made
+from tests.cluster.pool_rig import future, pooling, settle
+from tests.cluster.rig import on_loop
+from tests.fakes import write_adapter
 
 
 @pytest.fixture
@@ -100,15 +27,6 @@ def rig(tmp_path):
 def elsewhere(tmp_path):
     """An adapter outside the roots: only peers can give it."""
     return made(tmp_path / "elsewhere")
-
-
-def future():
-    return asyncio.get_running_loop().create_future()
-
-
-async def settle():
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 @on_loop
@@ -279,119 +197,3 @@ async def test_few_adapters_come_at_once_and_requests_overtake_what_was_ordered(
         rig.peers[str(n)].set_result(pages)
     await asyncio.gather(*ordered, asked)
     assert len(rig.pool.copies()) == 5
-
-
-@on_loop
-async def test_read_folder_says_what_it_holds_and_keeps_it(rig):
-    pages, known = made(rig.root / "sql")
-    assert await rig.pool.read_folder("sql") == pages.spec
-    assert rig.pool.copies() == {known.version: Level.HOST}
-
-
-@on_loop
-async def test_read_folder_outside_the_roots_is_refused(rig, elsewhere):
-    with pytest.raises(BadRequest, match="outside every --adapter-root"):
-        await rig.pool.read_folder(elsewhere[1].path)
-
-
-@on_loop
-async def test_dropped_adapter_is_gone_and_dropping_again_is_no_error(rig):
-    _, known = made(rig.root / "sql")
-    await rig.pool.read_folder("sql")
-    for _ in range(2):
-        await rig.pool.drop(known.version)
-    assert (rig.pool.copies(), rig.engine.adapters) == ({}, {})
-
-
-@on_loop
-async def test_drop_waits_for_the_fetch_before_it(rig, elsewhere):
-    pages, known = elsewhere
-    rig.peers.update(a=future())
-    fetching = asyncio.create_task(rig.pool.ensure(rig.hint(known, "a")))
-    await settle()
-    dropping = asyncio.create_task(rig.pool.drop(known.version))
-    await settle()
-    rig.peers["a"].set_result(pages)
-    await asyncio.gather(fetching, dropping)
-    assert rig.pool.copies() == {}
-
-
-@on_loop
-async def test_adapter_is_forgotten_only_when_its_last_request_has_ended(rig):
-    _, known = made(rig.root / "sql")
-    await rig.pool.read_folder("sql")
-    versions = rig.parts.catalogue.acquire([known.version])
-    await rig.pool.drop(known.version)
-    assert (rig.pool.copies(), list(rig.engine.adapters)) == ({}, [known.version])
-    assert rig.parts.catalogue.release(versions) == (known.version,)
-
-
-@on_loop
-async def test_dropped_adapter_that_requests_still_hold_comes_back_by_itself(rig, elsewhere):
-    pages, known = elsewhere
-    rig.peers.update(a=pages)
-    await rig.pool.ensure(rig.hint(known, "a"))
-    rig.engine.in_use[known.version] = None
-    await rig.pool.drop(known.version)
-    assert (await rig.pool.ensure(rig.hint(known, "a"))).way == ""
-    assert (rig.pulled, rig.pool.copies()) == (["a"], {known.version: Level.HOST})
-
-
-@on_loop
-async def test_pinned_adapter_is_on_the_device(rig):
-    _, known = made(rig.root / "sql")
-    await rig.pool.read_folder("sql")
-    await rig.pool.pin(known.version, is_pinned=True)
-    assert rig.pool.copies() == {known.version: Level.DEVICE}
-
-
-@on_loop
-async def test_pinning_what_is_not_here_is_refused(rig):
-    with pytest.raises(UnknownAdapter):
-        await rig.pool.pin("ab" * 32, is_pinned=True)
-
-
-@pytest.mark.parametrize("is_evicted", [False, True])
-@on_loop
-async def test_export_gives_the_adapter_from_memory_or_store(rig, is_evicted):
-    pages, known = made(rig.root / "sql")
-    await rig.pool.read_folder("sql")
-    if is_evicted:
-        rig.engine.evicted[known.version] = Level.DEVICE
-    assert (await rig.pool.export(known.version)).spec == pages.spec
-
-
-@on_loop
-async def test_export_of_what_is_not_here_is_refused(rig):
-    with pytest.raises(UnknownAdapter, match="not in this host's memory"):
-        await rig.pool.export("ab" * 32)
-
-
-@on_loop
-async def test_request_brings_only_what_it_names(rig, tmp_path):
-    (_, wanted), (_, other) = (made(rig.root / name, name) for name in ("wanted", "other"))
-    hints = [fetch_hint(known, ()) for known in (wanted, other)]
-    assert await rig.pool.bring([wanted.version], hints) > 0
-    assert list(rig.pool.copies()) == [wanted.version]
-
-
-@on_loop
-async def test_request_whose_adapters_are_here_does_not_wait(rig):
-    _, known = made(rig.root / "sql")
-    await rig.pool.read_folder("sql")
-    assert await rig.pool.bring([known.version], [fetch_hint(known, ())]) == 0
-
-
-@on_loop
-async def test_name_without_a_hint_is_left_to_the_catalogue(rig):
-    assert await rig.pool.bring(["ab" * 32], []) == 0
-
-
-@on_loop
-async def test_names_that_are_no_versions_are_not_told_to_the_cluster(rig):
-    made(rig.root / "sql")
-    own = rig.parts.catalogue
-    await rig.pool.read_folder("sql")
-    (entry,) = own.entries()
-    own.put(replace(entry, name="sql"))
-    assert list(rig.pool.copies()) == [entry.spec.version]

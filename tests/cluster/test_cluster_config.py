@@ -16,6 +16,7 @@ dtype = "float32"
 [cluster]
 coordinator = "10.0.0.1:6000"
 gateway = "10.0.0.1:6001"
+http = "10.0.0.1:8000"
 rendezvous = "10.0.0.1:6002"
 nodes = ["10.0.0.1", "10.0.0.2:7000"]
 replicas = 2
@@ -75,6 +76,7 @@ def refusal(parse, text):
     [
         ("coordinator", "10.0.0.1:6000"),
         ("gateway", "10.0.0.1:6001"),
+        ("http", "10.0.0.1:8000"),
         ("rendezvous", "10.0.0.1:6002"),
         ("nodes", ("10.0.0.1", "10.0.0.2:7000")),
         ("num_processes", 4),

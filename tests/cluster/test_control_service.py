@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from cluster import control_pb2, control_pb2_grpc, serving_pb2, serving_pb2_grpc
 from cluster.admin import ClusterAdapters, ClusterStatus
 from cluster.control_service import ControlService
 from cluster.coordinator import Coordinator, CoordinatorConfig
+from cluster.metrics import Metrics
 from cluster.operating_points import DEFAULT
 from cluster.placement import POLICIES
 from cluster.registry import Registry
@@ -79,7 +81,7 @@ async def coordinating(tmp_path) -> AsyncIterator[Rig]:
     registry = Registry(tmp_path / "registry.sqlite")
     config = CoordinatorConfig(settle_s=0.0, interval_s=0.2)
     control = ControlService(Coordinator(config, DEFAULT, POLICIES["ours"]), registry, "tiny")
-    server = Server()
+    server = Server((), Metrics(CollectorRegistry()))
     control_pb2_grpc.add_ControlServicer_to_server(control, server.grpc)
     serving_pb2_grpc.add_AdaptersServicer_to_server(ClusterAdapters(control), server.grpc)
     serving_pb2_grpc.add_ClusterServicer_to_server(ClusterStatus(control), server.grpc)

@@ -41,6 +41,13 @@ def test_service_leads_to_the_leaders_gateway(manifests):
     assert manifests["Service"]["spec"]["ports"][0]["targetPort"] == probed == 50053
 
 
+def test_service_leads_to_http_where_it_is_answered(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('[model]\npath = "m"\n[cluster]\ngateway = "0.0.0.0:1"\nhttp = "0.0.0.0:8000"\ninsecure = true\n')
+    ports = "    - name: http\n      port: 8000\n      targetPort: 8000\n"
+    assert ports in emit.leader_worker_set(read(file, tmp_path), "image")
+
+
 def test_manifest_says_what_the_state_needs_to_survive():
     assert "Only a claim in place of emptyDir survives the pod." in (DEPLOY / FILES["lws"]).read_text()
 

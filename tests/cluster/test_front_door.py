@@ -1,158 +1,15 @@
 """The front door asks hosts, tries another one while nothing was answered, and says clearly when it cannot."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import grpc
 import pytest
 
-from cluster import control_wire, serving_pb2_grpc
-from cluster import serving_pb2 as pb
-from cluster.front_door import FrontDoor
-from cluster.host_channels import HostChannels
-from cluster.routing import Route
-from cluster.server import Server
-from cluster.view import Adapter, HostName, HostSpec, HostState, HostView, Registration, Table
-from lorajax.errors import Unavailable
-from lorajax.spec import Level, Version
+from cluster import control_wire
+from cluster.view import HostState
+from tests.cluster.front_rig import PIRATE, ScriptedHost, serving
 from tests.cluster.rig import on_loop
-
-PUSHBACK = (("grpc-retry-pushback-ms", "100"),)
-PIRATE = Version("a1" * 32)
-
-
-class ScriptedHost:
-    """Answers as its script says: numbers are tokens, the rest is done by name."""
-
-    def __init__(self, name: str, *script: int | str) -> None:
-        self.name, self.script = name, script
-        self.asked: list[pb.GenerateRequest] = []
-        self.hints: list[bytes] = []
-        self.reached: asyncio.Queue[str] = asyncio.Queue()
-        self.may_go_on = asyncio.Event()
-        self.server: grpc.aio.Server
-
-    async def Generate(self, request, context):
-        self.asked.append(request)
-        self.hints += [value for key, value in context.invocation_metadata() if key == control_wire.FETCH_KEY]
-        for line in self.script:
-            await self.reached.put(str(line))
-            if isinstance(line, int):
-                yield pb.GenerateReply(tokens=[pb.Token(id=line)])
-            elif line == "hang":
-                await asyncio.Event().wait()
-            elif line == "wait":
-                await self.may_go_on.wait()
-            elif line == "end":
-                await context.abort(grpc.StatusCode.CANCELLED)
-            elif line == "drain":
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "draining", PUSHBACK)
-            elif line == "full":
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full", PUSHBACK)
-            elif line == "bad":
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"adapter {PIRATE} does not fit")
-        yield pb.GenerateReply(final=pb.Final(finish_reason="length", host=self.name, request_id=request.request_id))
-
-
-@dataclass
-class InOrder:
-    """A router that takes the hosts in their order."""
-
-    hosts: dict[HostName, str]
-    failed_hosts: list[str] = field(default_factory=list)
-    running: set[str] = field(default_factory=set)
-
-    def update(self, table):
-        pass
-
-    def beat(self, *_):
-        pass
-
-    def choose(self, ask, now_s, exclude=frozenset()):
-        for name, address in self.hosts.items():
-            if name not in exclude:
-                return Route(host=name, address=address, fetches=(), first_token_s=0.0, chosen_s=now_s)
-        raise Unavailable("no host serves")
-
-    def started(self, request_id, route, ask):
-        self.running.add(request_id)
-
-    def ended(self, request_id, now_s):
-        self.running.discard(request_id)
-
-    def failed(self, host, now_s):
-        self.failed_hosts.append(host)
-
-    def first_token(self, request_id, now_s):
-        pass
-
-    def generated(self, request_id, num_tokens):
-        pass
-
-
-@dataclass
-class Rig:
-    """A front door before scripted hosts."""
-
-    door: FrontDoor
-    router: InOrder
-    hosts: dict[str, ScriptedHost]
-    stub: serving_pb2_grpc.InferenceStub
-    addresses: dict[str, str]
-
-    def table(self, **states: HostState) -> Table:
-        return Table(
-            number=1,
-            round=1,
-            hosts={name: _view(name, self.addresses[name], states.get(name, HostState.SERVING)) for name in self.hosts},
-            registrations={"pirate": _registration("pirate", PIRATE)},
-            shares={},
-        )
-
-    def ask(self, *adapters: str, request_id="", timeout=None, **sampling):
-        request = pb.GenerateRequest(
-            request_id=request_id, text="hello", sampling=pb.Sampling(max_tokens=4, **sampling)
-        )
-        request.adapters.extend(pb.AdapterUse(name=name) for name in adapters)
-        return self.stub.Generate(request, timeout=timeout)
-
-
-def _registration(name, version):
-    return Registration(name=name, adapter=Adapter(version=version, rank=8, num_bytes=1, path="/store/pirate"))
-
-
-def _view(name, address, state):
-    spec = HostSpec(
-        name=HostName(name), address=address, incarnation=1, host_bytes=1, num_adapter_pages=1, max_sequences=4
-    )
-    return HostView(spec=spec, state=state, copies={PIRATE: Level.HOST} if name == "b" else {})
-
-
-@contextlib.asynccontextmanager
-async def serving(*hosts: ScriptedHost) -> AsyncIterator[Rig]:
-    addresses = {}
-    for host in hosts:
-        host.server = grpc.aio.server()
-        serving_pb2_grpc.add_InferenceServicer_to_server(host, host.server)
-        addresses[host.name] = f"127.0.0.1:{host.server.add_insecure_port('127.0.0.1:0')}"
-        await host.server.start()
-    router = InOrder({HostName(name): address for name, address in addresses.items()})
-    door = FrontDoor(router, HostChannels())
-    server = Server((door.handlers(),))
-    port = server.grpc.add_insecure_port("127.0.0.1:0")
-    await server.grpc.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        rig = Rig(door, router, {host.name: host for host in hosts}, serving_pb2_grpc.InferenceStub(channel), addresses)
-        door.update(rig.table())
-        try:
-            yield rig
-        finally:
-            await server.stop()
-            await door.close()
-            for host in hosts:
-                await host.server.stop(None)
 
 
 async def _answer(call) -> tuple[list[int], str]:
@@ -282,7 +139,7 @@ async def test_a_caller_who_leaves_cancels_the_host_too():
         call = rig.ask()
         await call.read()
         call.cancel()
-        await asyncio.wait_for(rig.door.wait_empty(), 5)
+        await asyncio.wait_for(rig.door.flights.wait_empty(), 5)
         assert not rig.router.running
 
 
@@ -291,7 +148,7 @@ async def test_a_deadline_ends_the_request():
     async with serving(ScriptedHost("a", "hang")) as rig:
         code, _ = await _refusal(rig.ask(timeout=0.2))
         assert code == "DEADLINE_EXCEEDED"
-        await asyncio.wait_for(rig.door.wait_empty(), 5)
+        await asyncio.wait_for(rig.door.flights.wait_empty(), 5)
 
 
 @on_loop
@@ -299,11 +156,27 @@ async def test_a_front_door_that_drains_lets_nobody_in_and_waits_for_the_rest():
     async with serving(ScriptedHost("a", 1, "hang")) as rig:
         call = rig.ask()
         await call.read()
-        assert rig.door.drain() == 1
+        rig.door.flights.drain()
+        assert len(rig.door.flights) == 1
         code, _ = await _refusal(rig.ask())
         assert code == "UNAVAILABLE"
         call.cancel()
-        await asyncio.wait_for(rig.door.wait_empty(), 5)
+        await asyncio.wait_for(rig.door.flights.wait_empty(), 5)
+
+
+@pytest.mark.parametrize("script", [(1, "hang"), ("hang",)])
+@on_loop
+async def test_what_outlasts_the_drain_ends_in_words_of_our_own(script):
+    async with serving(ScriptedHost("a", *script)) as rig:
+        call = rig.ask()
+        await rig.hosts["a"].reached.get()
+        rig.door.flights.drain()
+        rig.door.flights.end_all()
+        assert await _refusal(call) == (
+            "UNAVAILABLE",
+            "this front door is going; ask again, another process will answer",
+        )
+        await asyncio.wait_for(rig.door.flights.wait_empty(), 5)
 
 
 @on_loop
@@ -317,3 +190,16 @@ async def test_a_host_whose_line_to_the_coordinator_broke_for_a_moment_loses_not
         done, _ = await asyncio.wait([reading], timeout=2.5)  # longer than a lost host is given
         assert not done
         call.cancel()
+
+
+@on_loop
+async def test_who_changed_something_is_answered_once_requests_go_by_it():
+    async with serving(ScriptedHost("a", 1)) as rig:
+        await rig.door.follow(1)
+        waiting = asyncio.create_task(rig.door.follow(3))
+        rig.door.update(replace(rig.table(), number=2))
+        await asyncio.sleep(0)
+        is_early = waiting.done()
+        rig.door.update(replace(rig.table(), number=3))
+        await waiting
+        assert not is_early

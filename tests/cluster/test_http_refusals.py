@@ -9,6 +9,7 @@ from cluster.openai_reply import http_code
 from cluster.wire import verdict_of
 from lorajax import errors
 from lorajax.errors import LorajaxError, Overloaded
+from tests.cluster.gateway_rig import gateway_serving
 from tests.cluster.http_rig import JSON, ask, chat, complete, get, http_serving, opened, post
 from tests.cluster.rig import on_loop
 
@@ -20,51 +21,50 @@ async def send(rig, data: bytes, path=TEXT):
     return await ask(rig, "POST", path, data, JSON)
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": []}, "prompt"),
-        ({"prompt": [""]}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
-        ({"prompt": [1, "b"]}, "prompt"),
-        ({"prompt": [257]}, "prompt"),
-        ({"prompt": [-1]}, "prompt[0]"),
-        ({"prompt": "x" * 65}, "prompt"),
-        ({"prompt": None}, "prompt"),
-        ({"model": 7}, "model"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": -1}, "max_tokens"),
-        ({"max_tokens": 64}, "max_tokens"),
-        ({"max_tokens": 1.5}, "max_tokens"),
-        ({"max_tokens": True}, "max_tokens"),
-        ({"max_tokens": 2**64}, "max_tokens"),
-        ({"temperature": 2.5}, "temperature"),
-        ({"temperature": 10**400}, "temperature"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"presence_penalty": -3}, "presence_penalty"),
-        ({"logprobs": 21}, "logprobs"),
-        ({"n": 2}, "n"),
-        ({"best_of": 2}, "best_of"),
-        ({"echo": True}, "echo"),
-        ({"suffix": "x"}, "suffix"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
-        ({"stop": [""]}, "stop"),
-        ({"stop": ["x"] * 17}, "stop"),
-        ({"stop_token_ids": [257]}, "stop_token_ids"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"stream": True, "stream_options": {"other": True}}, "stream_options.other"),
-        ({"messages": []}, "messages"),
-        ({"tools": []}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"min_tokens": 1}, "min_tokens"),
-        ({"top_k": -2}, "top_k"),
-        ({"guided_json": {}}, "guided_json"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
+BAD_FIELDS = [
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [""]}, "prompt"),
+    ({"prompt": [[]]}, "prompt"),
+    ({"prompt": ["a", "b"]}, "prompt"),
+    ({"prompt": [1, "b"]}, "prompt"),
+    ({"prompt": [257]}, "prompt"),
+    ({"prompt": [-1]}, "prompt[0]"),
+    ({"prompt": "x" * 65}, "prompt"),
+    ({"prompt": None}, "prompt"),
+    ({"model": 7}, "model"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": 64}, "max_tokens"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"max_tokens": 2**64}, "max_tokens"),
+    ({"temperature": 2.5}, "temperature"),
+    ({"temperature": 10**400}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"presence_penalty": -3}, "presence_penalty"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"n": 2}, "n"),
+    ({"best_of": 2}, "best_of"),
+    ({"echo": True}, "echo"),
+    ({"suffix": "x"}, "suffix"),
+    ({"logit_bias": {"1": 5}}, "logit_bias"),
+    ({"stop": [""]}, "stop"),
+    ({"stop": ["x"] * 17}, "stop"),
+    ({"stop_token_ids": [257]}, "stop_token_ids"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"other": True}}, "stream_options.other"),
+    ({"messages": []}, "messages"),
+    ({"tools": []}, "tools"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"min_tokens": 1}, "min_tokens"),
+    ({"top_k": -2}, "top_k"),
+    ({"guided_json": {}}, "guided_json"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD_FIELDS, ids=lambda value: str(value)[:40])
 @on_loop
 async def test_bad_field_is_refused_by_its_name_and_the_engine_lives_on(tmp_path, body, param):
     async with http_serving(tmp_path) as rig:
@@ -74,35 +74,44 @@ async def test_bad_field_is_refused_by_its_name_and_the_engine_lives_on(tmp_path
     assert "\n" not in reply.error["message"]
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"messages": []}, "messages"),
-        ({"messages": [{"role": "root", "content": "hi"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "url": "x"}]}]},
-            "messages[0].content[0].type",
-        ),
-        ({"messages": [{"role": "user", "content": "hi", "name": "me"}]}, "messages[0].name"),
-        ({"messages": [{"role": "assistant", "content": "hi", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
-        ({"messages": [{"role": "user", "content": "x" * 64}]}, "prompt"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"chat_template_kwargs": {"tone": "loud"}}, "chat_template_kwargs.tone"),
-        ({"prompt": "hi"}, "prompt"),
-        ({"top_logprobs": 2}, "top_logprobs"),
-        ({"logprobs": 1}, "logprobs"),
-        ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
-    ],
-    ids=lambda value: str(value)[:60],
-)
+BAD_CHATS = [
+    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "root", "content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "url": "x"}]}]},
+        "messages[0].content[0].type",
+    ),
+    ({"messages": [{"role": "user", "content": "hi", "name": "me"}]}, "messages[0].name"),
+    ({"messages": [{"role": "assistant", "content": "hi", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "user", "content": "x" * 64}]}, "prompt"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"chat_template_kwargs": {"tone": "loud"}}, "chat_template_kwargs.tone"),
+    ({"prompt": "hi"}, "prompt"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD_CHATS, ids=lambda value: str(value)[:60])
 @on_loop
 async def test_bad_field_of_a_chat_is_refused_by_its_name(tmp_path, body, param):
     async with http_serving(tmp_path) as rig:
         reply = await chat(rig, **body)
     assert (reply.status, reply.error["param"]) == (400, param)
+
+
+@on_loop
+async def test_gateway_refuses_the_same_fields_by_the_same_names(tmp_path):
+    wanted = [(400, param) for _, param in (*BAD_FIELDS, *BAD_CHATS)]
+    async with gateway_serving(tmp_path) as rig:
+        replies = [await complete(rig, **body) for body, _ in BAD_FIELDS]
+        replies += [await chat(rig, **body) for body, _ in BAD_CHATS]
+        assert (await complete(rig)).status == 200
+    assert [(reply.status, reply.error["param"]) for reply in replies] == wanted
 
 
 @pytest.mark.parametrize(
@@ -282,6 +291,7 @@ CODES = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,
     "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
     "FAILED_PRECONDITION": 412,
     "RESOURCE_EXHAUSTED": 429,
     "UNIMPLEMENTED": 501,

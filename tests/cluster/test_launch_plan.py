@@ -48,6 +48,15 @@ def test_gateway_alone_may_listen_everywhere():
     assert found.config.gateway == "0.0.0.0:9"
 
 
+def test_http_is_answered_only_where_it_is_asked_for():
+    assert (planned().config.http, planned(http="127.0.0.1:0").config.http) == (None, "127.0.0.1:0")
+
+
+def test_http_may_listen_everywhere():
+    found = planned(at(0), nodes=THREE, coordinator="10.0.0.1:1", replicas=3, http="0.0.0.0:8000")
+    assert found.config.http == "0.0.0.0:8000"
+
+
 def test_streams_need_no_rendezvous():
     assert planned(transfer="stream").config.rendezvous is None
 

@@ -77,10 +77,18 @@ def test_children_learn_their_place_by_flags():
     assert flags(found["rendezvous"]) == ("rendezvous", *config, "--address", "127.0.0.1:2")
 
 
+def test_gateway_learns_where_http_is_answered_and_ready_tells_it():
+    named = launcher.with_ports(plan(http="127.0.0.1:0", gateway="127.0.0.1:3"))
+    http = named.config.http
+    command = by_name(launcher.children(named, ALL))["gateway"].command
+    assert command[command.index("--http") + 1] == http != "127.0.0.1:0"
+    assert launcher._ready_line(named.config).startswith(f"READY grpc=127.0.0.1:3 http={http} coordinator=")
+
+
 @pytest.mark.parametrize("name", ["host-0", "gateway", "coordinator", "rendezvous"])
 def test_roles_take_the_flags_they_are_given(name, tmp_path):
     (tmp_path / "c.toml").write_text('[model]\npath = "m"\n')
-    (role, *given) = flags(by_name(launcher.children(launcher.with_ports(plan()), ALL))[name])
+    (role, *given) = flags(by_name(launcher.children(launcher.with_ports(plan(http="127.0.0.1:0")), ALL))[name])
     given[1] = str(tmp_path / "c.toml")
     assert main.commands[role].make_context(role, given).params["config"] == tmp_path / "c.toml"
 

@@ -42,6 +42,11 @@ def test_taken_port_names_the_key(taken):
     assert broken == [f"127.0.0.1:{taken}: Address already in use; choose another with cluster.gateway"]
 
 
+def test_port_of_http_is_looked_at_too(taken):
+    broken = [verdict.words for verdict in found(http=f"127.0.0.1:{taken}") if verdict.grade == "broken"]
+    assert broken == [f"127.0.0.1:{taken}: Address already in use; choose another with cluster.http"]
+
+
 def test_port_of_a_host_is_looked_at_too(taken):
     assert ("port", "broken") in grades(nodes=(f"127.0.0.1:{taken}",))
 

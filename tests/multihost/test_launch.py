@@ -1,9 +1,11 @@
 """How a cluster ends, and how a configuration that cannot work is told."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -47,6 +49,24 @@ def test_a_preloaded_adapter_that_cannot_be_served_ends_the_launch_and_names_its
     assert (process.returncode, out, "preload.rank4 = " in err) == (1, "", True), err
     assert "could not start as it was configured" in err
     assert processes_of(config) == []
+
+
+def test_ready_names_where_the_gateway_answers_openais_http(folder, environment, tmp_path):
+    for name in ("model", "adapters"):
+        (tmp_path / name).symlink_to(folder / name)
+    config = rig.write_config(tmp_path, replicas=1, http="127.0.0.1:0")
+    with start(config, environment) as process:
+        address = dict(pair.split("=") for pair in process.stdout.readline().split()[1:])["http"]
+        body = json.dumps({"model": "rank8", "prompt": list(rig.PROMPT), "max_tokens": 4, "logprobs": 1}).encode()
+        asked = urllib.request.Request(
+            f"http://{address}/v1/completions", body, headers={"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as response:
+            answer = json.load(response)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=_TIMEOUT_S)
+    assert (answer["usage"]["completion_tokens"], len(answer["choices"][0]["logprobs"]["tokens"])) == (4, 4)
+    assert (process.returncode, processes_of(config)) == (0, [])
 
 
 @on_loop

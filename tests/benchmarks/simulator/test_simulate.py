@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 from hypothesis import HealthCheck, given, settings
 
@@ -40,8 +41,17 @@ def test_a_run_that_is_within_is_kept_and_one_that_is_given_up_is_not_within(ask
 
 
 def test_a_run_is_given_up_before_its_end():
-    asked = workload(*[(0.0, 40, 20, "a")] * 40)
-    assert kept(asked, SYSTEMS["ours"], config(slo=Slo(ttft_s=1.0))) is None
+    asked = workload(*((float(at_s), 40, 20, "a") for at_s in range(40)))
+    seen = []
+
+    def num_judged(run):
+        ours, before = SYSTEMS["ours"], len(seen)
+        route = replace(ours.route, score=lambda *judged: seen.append(0) or ours.route.score(*judged))
+        watched = SimpleNamespace(name="", policy="", routing="", place=ours.place, route=route)
+        run(asked, watched, config(slo=Slo(ttft_s=1.0)))
+        return len(seen) - before
+
+    assert 0 < num_judged(kept) < num_judged(simulate)
 
 
 @drawn
