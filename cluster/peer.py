@@ -28,7 +28,7 @@ PREPARE_S = HANDSHAKE_S + TRANSFER_S
 """How long a sender may have to wait for its turn."""
 STALL_S = 5.0
 """How long a peer may send nothing."""
-_PAUSES = 12.0
+_PAUSES = 6.0
 """How much longer than a chunk's work on the event loop a pull that nobody waits for pauses after it: a step that runs
 meanwhile loses little of its cores. Larger disturbs less, and brings adapters later."""
 MIN_BYTES_PER_S = 4e6
@@ -39,8 +39,6 @@ _SIZE = "lorajax-total-bytes"
 """Initial metadata of a pull: what the whole buffer comes to."""
 _PULL = "/lorajax.control.v1.Peer/Pull"
 _OPTIONS = (("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 2 * CHUNK_BYTES))
-_GENTLE_OPTIONS = (*_OPTIONS, ("grpc.http2.bdp_probe", 0))
-"""A window that stays small: one that grows brings many pieces at once, however long their reader pauses."""
 
 
 class Peer:
@@ -156,8 +154,7 @@ async def pull(
     received = _Received(adapter)
     limit_s = stall_s + adapter.num_bytes / MIN_BYTES_PER_S
     try:
-        options = _OPTIONS if is_urgent() else _GENTLE_OPTIONS
-        async with asyncio.timeout(limit_s), grpc.aio.insecure_channel(address, options=options) as channel:
+        async with asyncio.timeout(limit_s), grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
             ask = channel.unary_stream(_PULL, control_pb2.PullRequest.SerializeToString)
             while not received.is_complete:
                 await _go_on(ask, received, is_urgent, stall_s)
