@@ -18,7 +18,7 @@ class EngineConfig:
     """Host memory for adapters that are not on the device. Too small reads the store again."""
     max_batch_tokens: int = 256
     """Tokens of one step. Larger fills prompts faster where nothing decodes, and takes memory for activations."""
-    interleaved_tokens: int = 32
+    interleaved_tokens: int = 24
     """Prompt tokens of a step that also decodes. Larger fills prompts faster, but delays the running streams more."""
     max_sequences: int = 16
     """Sequences decoded together."""
