@@ -57,11 +57,12 @@ def test_ready_names_where_the_gateway_answers_openais_http(folder, environment,
     config = rig.write_config(tmp_path, replicas=1, http="127.0.0.1:0")
     with start(config, environment) as process:
         address = dict(pair.split("=") for pair in process.stdout.readline().split()[1:])["http"]
-        body = json.dumps({"model": "rank8", "prompt": list(rig.PROMPT), "max_tokens": 4, "logprobs": 1}).encode()
-        asked = urllib.request.Request(
+        asked = {"model": "rank8", "prompt": list(rig.PROMPT), "max_tokens": 4, "logprobs": 1, "ignore_eos": True}
+        body = json.dumps(asked).encode()
+        call = urllib.request.Request(
             f"http://{address}/v1/completions", body, headers={"content-type": "application/json"}
         )
-        with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as response:
+        with urllib.request.urlopen(call, timeout=_TIMEOUT_S) as response:
             answer = json.load(response)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=_TIMEOUT_S)

@@ -81,8 +81,7 @@ def products(x, kernel, pages, work, how):
     return adapted(None, x, kernel, pages, work, lambda *_: how)
 
 
-@pytest.mark.parametrize("how", [SMALL, FUSED], ids=["small", "fused"])
-@pytest.mark.parametrize("groups", [(), (2,)], ids=["whole targets", "in two groups"])
+@pytest.mark.parametrize(("how", "groups"), [(SMALL, ()), (FUSED, (2,))], ids=["whole targets", "in two groups"])
 def test_updates_are_added_where_the_kernels_columns_lie(how, groups):
     x, pages, work = arrays(MIXED, "bfloat16", (128, 256), (128, 128), (128, 128))
     kernel = np.random.default_rng(0).normal(size=(128, *groups, 512 // (64 * (groups or (1,))[0]), 64)).astype(x.dtype)

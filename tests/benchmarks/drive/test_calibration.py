@@ -12,7 +12,14 @@ from cluster.step_log import LoggedChunk, LoggedStep
 from lorajax.config import EngineConfig
 from lorajax.limits import EngineLimits
 
-ENGINE = EngineConfig(kv_bytes=1, adapter_bytes=1, host_adapter_bytes=1, max_batch_tokens=256, max_sequences=8)
+ENGINE = EngineConfig(
+    kv_bytes=1,
+    adapter_bytes=1,
+    host_adapter_bytes=1,
+    max_batch_tokens=256,
+    interleaved_tokens=32,
+    max_sequences=8,
+)
 LIMITS = EngineLimits(config=ENGINE, num_kv_pages=100, num_adapter_pages=10, max_model_len=4096)
 RANKS = {"aa": 8, "bb": 64}
 
