@@ -36,8 +36,11 @@ JSON = "application/json"
 class Response:
     """One response as it is sent: whole, or as server-sent events.
 
-    Invariant: it begins once. Owner: the request's task.
+    Invariant: it begins once, and nothing is sent once it is over. Owner: the request's task.
     """
+
+    is_over = False
+    """Whether all of it has been sent."""
 
     def __init__(self, send: _Send) -> None:
         """Nothing sent yet."""
@@ -47,7 +50,7 @@ class Response:
     async def whole(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
         """Send everything at once."""
         await self._begin(status, {"content-length": str(len(data)), **headers})
-        await self._send({"type": "http.response.body", "body": data})
+        await self._end(data)
 
     async def json(self, status: int, body: Json, headers: Mapping[str, str] | None = None) -> None:
         """Send one JSON object."""
@@ -61,10 +64,12 @@ class Response:
 
     async def end(self) -> None:
         """End a stream."""
-        await self._send({"type": "http.response.body"})
+        await self._end(b"")
 
     async def fail(self, verdict: Verdict) -> None:
-        """Tell of an error: as the response, or as the last event of a stream that has begun."""
+        """Tell of an error: as the response, or as the last event of a stream that has begun; not after its end."""
+        if self.is_over:
+            return None
         body = error_of_verdict(verdict)
         if not self._has_begun:
             return await self.json(http_code(verdict), body, retry_after(verdict))
@@ -75,6 +80,10 @@ class Response:
         self._has_begun = True
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def _end(self, data: bytes) -> None:
+        self.is_over = True
+        await self._send({"type": "http.response.body", "body": data})
 
 
 type Handler = Callable[[bytes, Response], Coroutine[None, None, None]]
@@ -155,7 +164,7 @@ class HttpServer:
         code, method = grpc.StatusCode.OK, f"HTTP{scope['path']}"
         try:
             body = await self._body(scope, receive)
-            await _while_connected(receive, handler(body, response))
+            await _while_connected(receive, response, handler(body, response))
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -187,11 +196,13 @@ class HttpServer:
         raise asyncio.CancelledError
 
 
-async def _while_connected(receive: _Receive, work: Coroutine[None, None, None]) -> None:
-    """Carry the work out; it is cancelled, and this too, once the caller has left."""
+async def _while_connected(receive: _Receive, response: Response, work: Coroutine[None, None, None]) -> None:
+    """Carry the work out; it is cancelled, and this too, once the caller has left before the end of the response."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if response.is_over:
+            await asyncio.wait((working,))
     finally:
         working.cancel()
         leaving.cancel()
