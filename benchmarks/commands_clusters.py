@@ -45,7 +45,7 @@ def _rates(_context: click.Context, _parameter: click.Parameter, text: str) -> t
 @click.command(
     epilog="""\b
 Examples:
-  python -m benchmarks fidelity                       a tiny model, whose steps take milliseconds: ten minutes
+  python -m benchmarks fidelity                       a tiny model, whose steps take milliseconds: a quarter of an hour
   python -m benchmarks fidelity --model DIR|GGUF      another one
 Three hosts with a core each; run it while nothing else runs. Exits 1 where the simulator is not near.
 """
@@ -66,9 +66,18 @@ Three hosts with a core each; run it while nothing else runs. Exits 1 where the 
     type=click.IntRange(5),
     help=f"Their number.  [default: {_TINY['adapters']}; of another model {_MODEL['adapters']}]",
 )
-@click.option("--duration-s", type=_ABOVE_0, default=90.0, show_default=True, help="Of what is compared.")
+@click.option("--duration-s", type=_ABOVE_0, default=40.0, show_default=True, help="Of what is compared.")
 @click.option("--warm-s", type=_ABOVE_0, default=10.0, show_default=True, help="Before it.")
-@click.option("--calibration-s", type=_ABOVE_0, default=30.0, show_default=True, help="At each of two rates, twice.")
+@click.option(
+    "--calibration-s",
+    type=_ABOVE_0,
+    default=15.0,
+    show_default=True,
+    help="At each of two rates, before and after each round.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of all systems; figures are their medians."
+)
 @click.option("--quick", is_flag=True, help="Two hosts, two systems, seconds each: shows that it works.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the requests.")
 @click.option("--out", type=FOLDER, default=_RESULTS, help="Folder of the JSON file.")
@@ -79,7 +88,7 @@ def fidelity(*, model: Path | None, quick: bool, out: Path, **options: Flag) -> 
     chosen = {name: options.pop(name) or value for name, value in usual.items()}
     asked = fidelities.Asked(model=model, **chosen, **options)
     if quick:
-        few = {"hosts": 2, "calibrations": 1, "duration_s": 2.0, "warm_s": 1.0, "calibration_s": 2.0}
+        few = {"hosts": 2, "rounds": 1, "duration_s": 2.0, "warm_s": 1.0, "calibration_s": 2.0}
         asked = replace(asked, systems=asked.systems[:2], **few)
     is_met = fidelities.run(asked, out)
     return 0 if is_met or quick else EXIT_FAILED

@@ -1,18 +1,20 @@
 """The fidelity benchmark: is what the simulator says what a real cluster does? Owns: the comparison and its JSON.
 
-The same workload goes to a real local cluster and to a simulated one, for several systems. The simulated hosts are
-fitted to step records of real hosts under other requests, before and after all runs that are compared.
+The same workload goes to a real local cluster and to a simulated one, for several systems, in rounds. The simulated
+hosts of a round are fitted to step records of real hosts under other requests, just before it and just after: the speed
+of a machine drifts by more than the goal in the minutes that all rounds take.
 """
 
 import itertools
 import json
+import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.baselines.systems import SYSTEMS
+from benchmarks.baselines.systems import SYSTEMS, System
 from benchmarks.drive.bed import Bed
 from benchmarks.drive.calibration import Calibration
 from benchmarks.drive.fidelity_rig import TIMEOUT_S, Plan, Seen, calibration, observed, observed_otherwise, setting_of
@@ -52,10 +54,10 @@ class Asked:
     duration_s: float
     warm_s: float
     calibration_s: float
+    rounds: int
+    """Of which every figure is the median."""
     seed: int
     hosts: int = 3
-    calibrations: int = 2
-    """One before what is compared, the others after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,19 @@ class Row:
 
     system: str
     metric: str
-    real: float
-    simulated: float
+    reals: Sequence[float]
+    """By round, as the simulated ones."""
+    simulateds: Sequence[float]
+
+    @property
+    def real(self) -> float:
+        """Of the median round."""
+        return statistics.median(self.reals)
+
+    @property
+    def simulated(self) -> float:
+        """Of the median round."""
+        return statistics.median(self.simulateds)
 
     @property
     def difference(self) -> float:
@@ -73,19 +86,28 @@ class Row:
         return self.simulated / self.real - 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """All systems once."""
+
+    seen: Mapping[str, Seen]
+    found: Calibration
+    """The hosts as they were just before and just after."""
+
+
 def run(asked: Asked, out: Path) -> bool:
     """Compare, print, write `fidelity.json` (`fidelity-MODEL.json` of another model) into `out`; whether it is near."""
     with tempfile.TemporaryDirectory(prefix="lorajax-fidelity-") as scratch:
         plan = _plan(asked, Path(scratch))
-        before = _observed_otherwise(plan, 0)
+        around = [_observed_otherwise(plan, 0)]
         points = plan.bed.folder / "points.json"
-        operating_points.write(points, calibration((before,)).hardware.points(Kernels.RANK_EXACT, _slo(plan)))
-        seen = {name: _observed(plan, name, points) for name in asked.systems}
-        found = calibration((before, *(_observed_otherwise(plan, number) for number in range(1, asked.calibrations))))
-        runs = {
-            name: (plan.compared(one.driven[0].run), _simulated(plan, name, one, found)) for name, one in seen.items()
-        }
-    rows = [row for name, (real, simulated) in runs.items() for row in _rows(plan, name, real, simulated)]
+        operating_points.write(points, calibration(around).hardware.points(Kernels.RANK_EXACT, _slo(plan)))
+        rounds = []
+        for number in range(asked.rounds):
+            seen = {name: _observed(plan, f"{name}-{number}", SYSTEMS[name], points) for name in asked.systems}
+            around.append(_observed_otherwise(plan, number + 1))
+            rounds.append(Round(seen=seen, found=calibration(around[-2:])))
+        rows = _rows(plan, asked.systems, rounds)
     order = order_of([row for row in rows if row.metric == "p95 TTFT"])
     is_met = all(abs(row.difference) <= GOAL for row in rows) and order.alike == order.pairs
     result = machine.facts({}) | {
@@ -94,10 +116,12 @@ def run(asked: Asked, out: Path) -> bool:
         "workload": dict(plan.workload().facts),
         "hosts": plan.bed.num_hosts,
         "engine": dict(plan.bed.engine),
-        "fit": _fit(found),
-        "others_cores": {name: one.others for name, one in seen.items()},
-        "utilisation": {name: _utilisation(one) for name, one in seen.items()},
-        "rows": [asdict(row) | {"difference": row.difference} for row in rows],
+        "fits": [_fit(one.found) for one in rounds],
+        "others_cores": [{name: seen.others for name, seen in one.seen.items()} for one in rounds],
+        "utilisation": [{name: _utilisation(seen) for name, seen in one.seen.items()} for one in rounds],
+        "rows": [
+            asdict(row) | {"real": row.real, "simulated": row.simulated, "difference": row.difference} for row in rows
+        ],
         "order": asdict(order),
         "goal": GOAL,
         "is_met": is_met,
@@ -141,9 +165,9 @@ def _observed_otherwise(plan: Plan, number: int) -> Seen:
     return observed_otherwise(plan, number)
 
 
-def _observed(plan: Plan, name: str, points: Path) -> Seen:
+def _observed(plan: Plan, name: str, system: System, points: Path) -> Seen:
     _say(f"real: {name}")
-    return observed(plan, name, points)
+    return observed(plan, name, system, points)
 
 
 def _simulated(plan: Plan, name: str, seen: Seen, found: Calibration) -> Run:
@@ -163,14 +187,23 @@ def _slo(plan: Plan) -> Slo:
     return Slo(ttft_s=plan.bed.ttft_p95_s, tpot_s=_TPOT_S)
 
 
-def _rows(plan: Plan, name: str, real: Run, simulated: Run) -> list[Row]:
-    ours, theirs = summary(real, _slo(plan)), summary(simulated, _slo(plan))
-    if failed := {**ours.failed, **theirs.failed}:
-        raise ValueError(f"{name} did not answer all requests ({failed}); lower --rate, or let nothing else run")
-    return [
-        Row(system=name, metric=metric, real=figure(ours), simulated=figure(theirs))
-        for metric, figure in _METRICS.items()
-    ]
+def _rows(plan: Plan, systems: Iterable[str], rounds: Sequence[Round]) -> list[Row]:
+    rows = []
+    for name in systems:
+        reals = [_summary(plan, name, plan.compared(one.seen[name].driven[0].run)) for one in rounds]
+        simulateds = [_summary(plan, name, _simulated(plan, name, one.seen[name], one.found)) for one in rounds]
+        rows += [
+            Row(system=name, metric=metric, reals=[*map(figure, reals)], simulateds=[*map(figure, simulateds)])
+            for metric, figure in _METRICS.items()
+        ]
+    return rows
+
+
+def _summary(plan: Plan, name: str, run: Run) -> Summary:
+    found = summary(run, _slo(plan))
+    if found.failed:
+        raise ValueError(f"{name} did not answer all requests ({found.failed}); lower --rate, or let nothing else run")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

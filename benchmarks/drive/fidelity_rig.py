@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.baselines.systems import SYSTEMS
+from benchmarks.baselines.systems import SYSTEMS, System
 from benchmarks.drive.bed import Bed, running
 from benchmarks.drive.calibration import Calibration, calibrated, ways_s
 from benchmarks.drive.open_loop import Sending
@@ -62,7 +62,7 @@ class Seen:
 
     driven: Sequence[Driven]
     others: float
-    """Cores that processes which are no part of it kept busy meanwhile."""
+    """Cores that were busy meanwhile with what is no part of it, or were taken by another machine on this one."""
     adapters: Sequence[AdapterInfo]
     logs: Mapping[str, Sequence[LoggedStep]]
     """By host."""
@@ -84,9 +84,9 @@ def setting_of(rate: float, scale: float, adapters: int, seed: int) -> Setting:
     return replace(setting, ranks=Part(setting.ranks.label, lambda _count, _random: known))
 
 
-def observed(plan: Plan, name: str, points: Path) -> Seen:
-    """What is compared, of one system that knows these operating points."""
-    return _seen(plan, plan.bed.write(name, SYSTEMS[name], points), name, (plan.workload(),))
+def observed(plan: Plan, name: str, system: System, points: Path) -> Seen:
+    """What is compared, of one system that knows these operating points; a cluster of its own by that name."""
+    return _seen(plan, plan.bed.write(name, system, points), name, (plan.workload(),))
 
 
 def observed_otherwise(plan: Plan, number: int) -> Seen:
@@ -132,7 +132,7 @@ async def _adapters(target: str) -> Sequence[AdapterInfo]:
 
 
 def _others_s(cluster: LocalCluster) -> float:
-    """Seconds for which cores were busy with what is neither the cluster nor us, since the machine started."""
+    """Seconds for which cores were busy with what is neither the cluster nor us, or were stolen, since the start."""
     machine = psutil.cpu_times()
     ours = (psutil.Process(), *psutil.Process(cluster.launcher.pid).children(recursive=True))
     times = [process.cpu_times() for process in ours]
@@ -142,5 +142,6 @@ def _others_s(cluster: LocalCluster) -> float:
         + machine.system
         + machine.irq
         + machine.softirq
+        + machine.steal
         - sum(one.user + one.system for one in times)
     )

@@ -19,8 +19,13 @@ ROOT = Path(__file__).parents[3]
 
 
 def rows(**figures):
-    """p95 TTFT of systems: (real, simulated)."""
-    return [Row(system=name, metric="p95 TTFT", real=one, simulated=two) for name, (one, two) in figures.items()]
+    """p95 TTFT of systems: (real, simulated), of one round."""
+    return [Row(system=name, metric="p95 TTFT", reals=[one], simulateds=[two]) for name, (one, two) in figures.items()]
+
+
+def test_one_disturbed_round_of_three_changes_nothing():
+    row = Row(system="a", metric="p95 TTFT", reals=[9.0, 2.0, 2.1], simulateds=[2.1, 2.2, 7.0])
+    assert (row.real, row.simulated) == (2.1, 2.2)
 
 
 def test_a_difference_is_a_part_of_the_real_figure():
