@@ -38,7 +38,7 @@ _FOLLOW_S = 2.0
 """How long an answer of the coordinator is kept from its caller until this front door goes by it: the news may be lost
 with the coordinator."""
 REJOIN_S = 1.5
-"""How long a host that counts as lost may still answer: its line to the coordinator may have broken, not the host, and
+"""How long a host that counts as lost may say nothing: its line to the coordinator may have broken, not the host, and
 one that has left in good order has answered in full, but the news of it may be faster."""
 
 
@@ -51,6 +51,8 @@ class _Try:
     last_s: float
     """When its last tokens came; before the first, when the request did."""
     num_replies: int = 0
+    is_writing: bool = False
+    """Whether the caller is yet to take a reply: its host cannot be heard meanwhile."""
     has_final: bool = False
 
 
@@ -71,7 +73,7 @@ class FrontDoor:
         self._names: list[str] = []
         self._hosts: dict[HostName, HostView] = {}
         self._loads: dict[HostName, HostLoad] = {}
-        self._gate = Gate(self._limit, MAX_WAITING)
+        self._gate = Gate(lambda: most_inside(self._hosts.values()), MAX_WAITING)
         self._tries: dict[HostName, set[_Try]] = {}
 
     async def close(self) -> None:
@@ -190,14 +192,17 @@ class FrontDoor:
                 if not attempt.num_replies:
                     self._router.first_token(passage.request_id, time.monotonic())
                 attempt.num_replies += 1
+                attempt.is_writing = True
                 await passage.caller.write(reply)
+                attempt.is_writing = False
                 self._count(passage, attempt, serving_pb2.GenerateReply.FromString(reply))
         except grpc.aio.AioRpcError as error:
             return None if attempt.has_final else self._judged(passage, attempt, error)
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
-            return self._judged(passage, attempt, None)  # its channel was closed, or its host is lost
+            # Its channel was closed, or its host is lost.
+            return None if attempt.has_final else self._judged(passage, attempt, None)
         finally:
             attempt.call.cancel()
             self._tries[route.host].discard(attempt)
@@ -257,20 +262,29 @@ class FrontDoor:
         return grpc.method_handlers_generic_handler("lorajax.v1.Inference", {"Generate": handler})
 
     def _lose(self, host: HostName) -> None:
-        """End what runs there in a moment, unless only the host's line to the coordinator had broken."""
-        tries, life = tuple(self._tries.get(host, ())), self._hosts[host].spec.incarnation
-        asyncio.get_running_loop().call_later(REJOIN_S, self._end, host, life, tries)
+        """End what stands still there from now on; what goes on was cut off from the coordinator alone."""
+        self._end_later(host, self._hosts[host].spec.incarnation, self._tries.get(host, ()))
 
-    def _end(self, host: HostName, life: int, tries: tuple[_Try, ...]) -> None:
+    def _end_later(self, host: HostName, life: int, tries: Iterable[_Try]) -> None:
+        heard = {attempt: attempt.num_replies for attempt in tries}
+        if heard:
+            asyncio.get_running_loop().call_later(REJOIN_S, self._end, host, life, heard)
+
+    def _end(self, host: HostName, life: int, heard: Mapping[_Try, int]) -> None:
         now = self._hosts.get(host)
-        if now is None or now.state is HostState.LOST or now.spec.incarnation != life:
-            for attempt in tries:
-                attempt.call.cancel()
+        if now is not None and now.state is not HostState.LOST and now.spec.incarnation == life:
+            return
+        going = heard.keys() & self._tries.get(host, set())
+        silent = {one for one in going if not one.is_writing and one.num_replies == heard[one]}
+        for attempt in silent:
+            attempt.call.cancel()
+        self._end_later(host, life, going - silent)
 
-    def _limit(self) -> int:
-        """Requests inside; at least one, so that somebody is told where no host is left."""
-        serving = (host.spec.max_sequences for host in self._hosts.values() if host.state is HostState.SERVING)
-        return max(1, PER_SEQUENCE * sum(serving))
+
+def most_inside(hosts: Iterable[HostView]) -> int:
+    """Requests that are sent on at once; where no host is left nobody waits for one, so that all are told."""
+    serving = sum(host.spec.max_sequences for host in hosts if host.state is HostState.SERVING)
+    return PER_SEQUENCE * serving or MAX_WAITING
 
 
 def _can_give(host: HostView, version: Version) -> bool:

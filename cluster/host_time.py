@@ -64,6 +64,11 @@ class HostTime:
         return self._requests + self._other_requests
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is there, as far as is known."""
+        return not (self.num_requests or self._other_tokens)
+
+    @property
     def step_s(self) -> float:
         """Host-seconds in which each own request gets one token."""
         return self._step_s

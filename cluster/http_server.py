@@ -28,6 +28,8 @@ type _Send = Callable[[_Message], Awaitable[None]]
 
 _BODY_S = 60.0
 """How long a body may take to arrive."""
+_TAKE_S = 60.0
+"""How long a caller may leave what it is sent unread."""
 _CLOSE_S = 1
 _BACKLOG = 512
 JSON = "application/json"
@@ -42,9 +44,10 @@ class Response:
     is_over = False
     """Whether all of it has been sent."""
 
-    def __init__(self, send: _Send) -> None:
-        """Nothing sent yet."""
-        self._send = send
+    def __init__(self, send: _Send, take_s: float = _TAKE_S) -> None:
+        """Nothing sent yet; a caller that takes nothing for `take_s` seconds has left."""
+        self._asgi_send = send
+        self._take_s = take_s
         self._has_begun = False
 
     async def whole(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
@@ -84,6 +87,14 @@ class Response:
     async def _end(self, data: bytes) -> None:
         self.is_over = True
         await self._send({"type": "http.response.body", "body": data})
+
+    async def _send(self, message: _Message) -> None:
+        try:
+            async with asyncio.timeout(self._take_s):
+                await self._asgi_send(message)
+        except TimeoutError:
+            self.is_over = True
+            raise asyncio.CancelledError from None
 
 
 type Handler = Callable[[bytes, Response], Coroutine[None, None, None]]

@@ -199,7 +199,8 @@ class Router:
         if not candidates:
             raise Unavailable("no host can take it now; try again")
         pace = self._pace.factor if self._pace.is_known else 0.0  # points of other hardware refuse nobody
-        in_time = [one for one in candidates if one.first_s * pace <= left_s]
+        # A host with nothing to do refuses nobody: a pace that is wrong would never be seen to be.
+        in_time = [one for one in candidates if one.first_s * pace <= left_s or one.host.is_idle]
         if not in_time:
             wait_s = min(one.first_s for one in candidates) * pace
             raise Overloaded(

@@ -15,7 +15,7 @@ from benchmarks.simulator.site import Site
 from benchmarks.workloads.records import Arrival
 from cluster.events import HostBeat
 from cluster.fair_queue import FairQueue
-from cluster.front_door import MAX_TRIES, MAX_WAITING, PER_SEQUENCE, REJOIN_S
+from cluster.front_door import MAX_TRIES, MAX_WAITING, REJOIN_S, most_inside
 from cluster.routing import Route, Router
 from cluster.routing_input import Ask
 from cluster.view import HostName, HostState, HostView, Table
@@ -58,8 +58,7 @@ class Front:
             if self._is_gone(name, view.spec.incarnation):
                 flights = tuple(self._at.get(name, {}).values())
                 self._clock.after(REJOIN_S, partial(self._cut, name, view.spec.incarnation, flights))
-        serving = (view.spec.max_sequences for view in table.hosts.values() if view.state is HostState.SERVING)
-        self._limit = max(1, PER_SEQUENCE * sum(serving))
+        self._limit = most_inside(table.hosts.values())
         self._admit()
 
     def hear(self, beat: HostBeat) -> None:

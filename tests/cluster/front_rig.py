@@ -26,10 +26,18 @@ PUSHBACK = (("grpc-retry-pushback-ms", "100"),)
 PIRATE = Version("a1" * 32)
 
 
-class ScriptedHost:
-    """Answers as its script says: numbers are tokens, the rest is done by name."""
+_REFUSALS = {
+    "end": (grpc.StatusCode.CANCELLED,),
+    "drain": (grpc.StatusCode.UNAVAILABLE, "draining", PUSHBACK),
+    "full": (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full", PUSHBACK),
+    "bad": (grpc.StatusCode.INVALID_ARGUMENT, f"adapter {PIRATE} does not fit"),
+}
 
-    def __init__(self, name: str, *script: int | str) -> None:
+
+class ScriptedHost:
+    """Answers as its script says: whole numbers are tokens, others seconds of silence; the rest is done by name."""
+
+    def __init__(self, name: str, *script: float | str) -> None:
         self.name, self.script = name, script
         self.asked: list[pb.GenerateRequest] = []
         self.hints: list[bytes] = []
@@ -44,19 +52,20 @@ class ScriptedHost:
             await self.reached.put(str(line))
             if isinstance(line, int):
                 yield pb.GenerateReply(tokens=[pb.Token(id=line)])
+            elif isinstance(line, float):
+                await asyncio.sleep(line)
+            elif line == "final":
+                yield self._final(request)
             elif line == "hang":
                 await asyncio.Event().wait()
             elif line == "wait":
                 await self.may_go_on.wait()
-            elif line == "end":
-                await context.abort(grpc.StatusCode.CANCELLED)
-            elif line == "drain":
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "draining", PUSHBACK)
-            elif line == "full":
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full", PUSHBACK)
-            elif line == "bad":
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"adapter {PIRATE} does not fit")
-        yield pb.GenerateReply(final=pb.Final(finish_reason="length", host=self.name, request_id=request.request_id))
+            else:
+                await context.abort(*_REFUSALS[line])
+        yield self._final(request)
+
+    def _final(self, request):
+        return pb.GenerateReply(final=pb.Final(finish_reason="length", host=self.name, request_id=request.request_id))
 
 
 @dataclass

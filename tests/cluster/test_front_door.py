@@ -6,10 +6,12 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from cluster import control_wire
+from cluster import control_wire, front_door
 from cluster.view import HostState
 from tests.cluster.front_rig import PIRATE, ScriptedHost, serving
 from tests.cluster.rig import on_loop
+
+STREAM = [line for token in range(60) for line in (0.02, token)]
 
 
 async def _answer(call) -> tuple[list[int], str]:
@@ -189,6 +191,53 @@ async def test_a_host_whose_line_to_the_coordinator_broke_for_a_moment_loses_not
         reading = asyncio.ensure_future(call.read())
         done, _ = await asyncio.wait([reading], timeout=2.5)  # longer than a lost host is given
         assert not done
+        call.cancel()
+
+
+@on_loop
+async def test_a_stream_that_goes_on_outlives_the_loss_of_its_host(monkeypatch):
+    monkeypatch.setattr(front_door, "REJOIN_S", 0.3)
+    async with serving(ScriptedHost("a", *STREAM)) as rig:
+        call = rig.ask()
+        await rig.hosts["a"].reached.get()
+        rig.door.update(rig.table(a=HostState.LOST))
+        tokens, host = await _answer(call)
+        assert (tokens[-1], host) == (59, "a")
+
+
+@pytest.mark.parametrize("state", [HostState.LOST, HostState.SERVING])
+@on_loop
+async def test_a_stream_that_stands_still_is_ended_with_its_host_and_not_without(monkeypatch, state):
+    monkeypatch.setattr(front_door, "REJOIN_S", 0.3)
+    async with serving(ScriptedHost("a", *STREAM, "hang")) as rig:
+        call = rig.ask(timeout=4.0)
+        await rig.hosts["a"].reached.get()
+        rig.door.update(rig.table(a=HostState.LOST))
+        rig.door.update(rig.table(a=state))
+        code, words = await _refusal(call)
+    lost = ("ABORTED", "host a was lost after 60 replies; ask again")
+    assert code == "DEADLINE_EXCEEDED" if state is HostState.SERVING else (code, words) == lost
+
+
+@on_loop
+async def test_an_answer_that_was_all_there_when_its_host_was_lost_is_an_answer(monkeypatch):
+    monkeypatch.setattr(front_door, "REJOIN_S", 0.0)
+    async with serving(ScriptedHost("a", 1, "final", "hang")) as rig:
+        call = rig.ask()
+        await call.read()
+        final = await call.read()
+        rig.door.update(rig.table(a=HostState.LOST))
+        assert (final.final.host, await call.read(), await call.code()) == ("a", grpc.aio.EOF, grpc.StatusCode.OK)
+
+
+@on_loop
+async def test_where_the_last_host_drains_nobody_waits_for_it():
+    async with serving(ScriptedHost("a", 1, "hang")) as rig:
+        call = rig.ask()
+        await call.read()
+        rig.door.update(rig.table(a=HostState.DRAINING))
+        rig.router.hosts.clear()
+        assert await _refusal(rig.ask()) == ("UNAVAILABLE", "no host serves")
         call.cancel()
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cluster.http_server import HttpLimits, HttpServer
+from cluster.http_server import HttpLimits, HttpServer, Response
 from cluster.metrics import Metrics
 from lorajax.errors import Unavailable
 from tests.cluster.http_rig import get
@@ -36,3 +36,12 @@ async def test_what_a_handler_does_after_its_response_is_done_and_counted(error,
     await server.stop()
     assert (reply.status, reply.json) == (200, {"text": "all of it"})
     assert f'lorajax:requests_total{{code="{code}",method="HTTP/"}} 1.0' in metrics.text().decode().splitlines()
+
+
+@on_loop
+async def test_a_caller_who_takes_nothing_has_left():
+    async def never(_message):
+        await asyncio.Event().wait()
+
+    with pytest.raises(asyncio.CancelledError):
+        await Response(never, take_s=0.0).json(200, {})

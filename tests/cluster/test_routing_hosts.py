@@ -93,3 +93,15 @@ def test_new_life_of_a_host_starts_without_the_old_ones_requests():
 
 def test_version_that_the_table_has_lost_meanwhile_is_still_routed():
     assert router(host("a")).choose(replace(ASK, versions=("gone",)), 0.0).host == "a"
+
+
+def test_a_host_with_nothing_to_do_is_asked_even_where_it_was_slow_before():
+    made = router(host("a", "v"))
+    for number in range(20):
+        send(made, str(number))
+        made.first_token(str(number), now_s=60.0)
+        made.ended(str(number), now_s=60.0)
+    hurried = replace(ASK, deadline_s=102.0)
+    assert send(made, "first", hurried, now_s=100.0) == "a"
+    with pytest.raises(Overloaded):
+        made.choose(hurried, 100.0)
