@@ -66,7 +66,7 @@ def calibrated(
         link_bytes_per_s=link_bytes_per_s,
         store_bytes_per_s=link_bytes_per_s,
         load_bytes_per_s=page_bytes / max(fit.write_s, 1e-9),
-        relay_s=statistics.fmean(relay_s),
+        relay_s=statistics.median(relay_s),
     )
     return Calibration(hardware=hardware, fit=fit)
 

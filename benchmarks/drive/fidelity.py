@@ -162,7 +162,7 @@ def _plan(asked: Asked, folder: Path) -> Plan:
 
 def _observed_otherwise(plan: Plan, number: int) -> Seen:
     _say("calibrating")
-    return observed_otherwise(plan, number)
+    return observed_otherwise(plan, f"calibration-{number}")
 
 
 def _observed(plan: Plan, name: str, system: System, points: Path) -> Seen:

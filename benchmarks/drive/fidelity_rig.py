@@ -89,15 +89,20 @@ def observed(plan: Plan, name: str, system: System, points: Path) -> Seen:
     return _seen(plan, plan.bed.write(name, system, points), name, (plan.workload(),))
 
 
-def observed_otherwise(plan: Plan, number: int) -> Seen:
-    """What hosts are calibrated on, never what is compared: other requests, at other rates, on a cluster of its own."""
+def observed_otherwise(plan: Plan, name: str) -> Seen:
+    """What hosts are calibrated on, never what is compared: other requests, at other rates, on a cluster of its own.
+
+    They are the same each time, so that what differs is the machine; the beginning, adapters on their way, is left out.
+    """
+    asked = ((1.0, plan.warm_s), *((part, plan.calibration_s) for part in CALIBRATION_RATES))
     loads = [
-        plan.setting(
-            rate=plan.setting.rate * part, duration_s=plan.calibration_s, seed=plan.seed + 1 + 2 * number + turn
-        )
-        for turn, part in enumerate(CALIBRATION_RATES)
+        plan.setting(rate=plan.setting.rate * part, duration_s=duration_s, seed=plan.seed + 1 + turn)
+        for turn, (part, duration_s) in enumerate(asked)
     ]
-    return _seen(plan, plan.bed.write(f"calibration-{number}", SYSTEMS["ours"]), "ours", loads)
+    seen = _seen(plan, plan.bed.write(name, SYSTEMS["ours"]), "ours", loads)
+    driven = seen.driven[1:]
+    warm = {host: [step for step in log if step.began_s >= driven[0].sent.began_s] for host, log in seen.logs.items()}
+    return replace(seen, driven=driven, logs=warm)
 
 
 def calibration(seen: Sequence[Seen]) -> Calibration:
