@@ -8,7 +8,7 @@ from cluster.control_service import ControlService
 from cluster.control_wire import TABLE_KEY
 from cluster.events import DrainAsked, LoadAsked, PinAsked, RebalanceAsked, UnloadAsked
 from cluster.view import HostName, HostView, Registration, Table
-from lorajax.errors import BadRequest, UnknownAdapter
+from lorajax.errors import BadRequest, Unavailable, UnknownAdapter
 from lorajax.spec import Level, Version
 
 
@@ -22,6 +22,7 @@ class ClusterAdapters:
     async def Load(self, message: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.AdapterInfo:
         """Register a folder below an adapter root; a host reads it."""
         check_name(message.name)
+        self._require_ready()
         asked = LoadAsked(
             call=self._control.next_call(),
             name=message.name,
@@ -33,16 +34,17 @@ class ClusterAdapters:
             answer = await self._control.ask(asked)
         except BadRequest as error:  # a host knows no fields of ours, and only the path was left to check
             raise BadRequest(str(error), "path") from None
-        self._name_table(context)
+        _name_table(context, self._control)
         return self._info(answer.registration)
 
     async def Unload(
         self, message: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext
     ) -> pb.UnloadAdapterReply:
         """Take a name away; requests that run on it finish."""
+        self._require_ready()
         asked = UnloadAsked(call=self._control.next_call(), name=message.name, force=message.force)
         answer = await self._control.ask(asked)
-        self._name_table(context)
+        _name_table(context, self._control)
         version = answer.registration.adapter.version if answer.registration else ""
         return pb.UnloadAdapterReply(name=message.name, version=version, num_running=answer.count)
 
@@ -55,13 +57,15 @@ class ClusterAdapters:
 
     async def Pin(self, message: pb.PinAdapterRequest, context: grpc.aio.ServicerContext) -> pb.AdapterInfo:
         """Keep an adapter on the devices that serve it, or let it go."""
+        self._require_ready()
         pin = message.pin if message.HasField("pin") else True
         answer = await self._control.ask(PinAsked(call=self._control.next_call(), name=message.name, pin=pin))
         return self._info(answer.registration)
 
-    def _name_table(self, context: grpc.aio.ServicerContext) -> None:
-        """Say by which table a front door must route for the caller to see what was done."""
-        context.set_trailing_metadata(((TABLE_KEY, str(self._control.table().number)),))
+    def _require_ready(self) -> None:
+        """Raise Unavailable while front doors would not follow: they believe no table before the cluster is ready."""
+        if not self._control.is_ready:
+            raise Unavailable("the cluster is starting; try again")
 
     def _info(self, registration: Registration | None) -> pb.AdapterInfo:
         if registration is None:
@@ -85,6 +89,7 @@ class ClusterStatus:
     async def Drain(self, message: pb.DrainRequest, context: grpc.aio.ServicerContext) -> pb.DrainReply:
         """Let a host finish what runs and leave."""
         answer = await self._control.ask(DrainAsked(call=self._control.next_call(), host=message.host))
+        _name_table(context, self._control)
         return pb.DrainReply(host=message.host, num_running=answer.count)
 
     async def Rebalance(self, message: pb.RebalanceRequest, context: grpc.aio.ServicerContext) -> pb.RebalanceReply:
@@ -128,6 +133,11 @@ class ClusterStatus:
             tokens_per_s=load.tokens_per_s,
             uptime_s=hello.beat.uptime_s if hello else 0.0,
         )
+
+
+def _name_table(context: grpc.aio.ServicerContext, control: ControlService) -> None:
+    """Say by which table a front door must route for the caller to see what was done."""
+    context.set_trailing_metadata(((TABLE_KEY, str(control.table().number)),))
 
 
 def _info(registration: Registration, table: Table) -> pb.AdapterInfo:

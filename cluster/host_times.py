@@ -61,7 +61,8 @@ class HostTimes:
         """Learn what a known host says of itself."""
         if (host := self._hosts.get(name)) is None:
             return
-        host.state = state
+        if state is not HostState.SERVING or host.state is not HostState.DRAINING:  # it may not know yet that it drains
+            host.state = state
         if copies is not None:
             host.copies = copies
         host.hear(load, now_s)

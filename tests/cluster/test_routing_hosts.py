@@ -76,6 +76,14 @@ def test_host_that_drains_by_itself_is_left_at_once():
     assert made.choose(ASK, 0.0).host == "b"
 
 
+def test_host_that_is_to_drain_is_left_though_it_has_not_heard_of_it():
+    made = router(host("a", "v", state=HostState.DRAINING), host("b", "v"), shares={"v": {"a": 1.0}})
+    beat(made, "a", state=HostState.SERVING)
+    assert made.choose(ASK, 0.0).host == "b"
+    made.update(table(host("a", "v"), host("b"), shares={"v": {"a": 1.0}}))  # it could not be told
+    assert made.choose(ASK, 0.0).host == "a"
+
+
 def test_new_table_keeps_what_beats_have_said():
     made = router(host("a"), host("b"))
     beat(made, "a", waiting_tokens=5000)
