@@ -37,6 +37,7 @@ from cluster.events import (
 )
 from cluster.registry import Registry
 from cluster.view import HostName, Table
+from lorajax.errors import Unavailable
 
 _LOG = logging.getLogger("lorajax")
 TICK_S = 0.25
@@ -62,10 +63,11 @@ class ControlService:
     """Answers `lorajax.control.v1.Control` and gives orders to hosts. Owner: the event loop.
 
     Invariant: every call of `ask` is answered once, and what was saved before an answer is durable when it is given.
+    Once a write has failed memory is ahead of the disk: nothing more is done or told, and `run` ends the process.
     """
 
     def __init__(self, coordinator: Coordinator, registry: Registry, fingerprint: str) -> None:
-        """Begin from what the registry holds; hosts with another `fingerprint` are refused."""
+        """Begin from what the registry holds; hosts with another `fingerprint` are refused. Needs a running loop."""
         self._coordinator = coordinator
         self._registry = registry
         self._fingerprint = fingerprint
@@ -78,6 +80,8 @@ class ControlService:
         self.is_ready = False
         """Whether the cluster has been complete once; part of the table that gateways get."""
         self._publishing: asyncio.TimerHandle | None = None
+        self._failure: asyncio.Future[sqlite3.Error] = asyncio.get_running_loop().create_future()
+        """Why the registry could not be written."""
         registrations, self._round = registry.load()
         self.was_placed = self._round > 0
         """Whether an earlier coordinator has placed this cluster: it is running, and its gateways have a table."""
@@ -89,11 +93,24 @@ class ControlService:
 
     def step(self, event: Event) -> None:
         """Let the coordinator know, and carry out what it orders, in order."""
-        for command in self._coordinator.step(event):
-            self._carry_out(command)
+        if self._failure.done():
+            return
+        try:
+            for command in self._coordinator.step(event):
+                self._carry_out(command)
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        self._failure.set_result(error)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(_restarting())
 
     async def ask(self, asked: Asked) -> Answer:
-        """The coordinator's answer to a call. Raises the LorajaxError it refuses with."""
+        """The coordinator's answer to a call. Raises the LorajaxError it refuses with; Unavailable after a failure."""
+        if self._failure.done():
+            raise _restarting()
         future = self._waiting[asked.call] = asyncio.get_running_loop().create_future()
         try:
             self.step(asked)
@@ -106,10 +123,11 @@ class ControlService:
         return next(self._calls)
 
     async def run(self) -> None:
-        """Let time pass; for ever."""
-        while True:
+        """Let time pass, until a write fails. Raises the sqlite3.Error then."""
+        while not self._failure.done():
             self.step(Tick(now_s=time.monotonic()))
-            await asyncio.sleep(TICK_S)
+            await asyncio.wait((self._failure,), timeout=TICK_S)
+        raise self._failure.result()
 
     def close(self) -> None:
         """End every stream."""
@@ -127,6 +145,8 @@ class ControlService:
 
     def publish(self) -> None:
         """Tell everybody who watches the table, now."""
+        if self._failure.done():
+            return
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
@@ -264,3 +284,7 @@ class ControlService:
         addresses = {name: connection.hello.address for name, connection in self.connections.items()}
         if (connection := self.connections.get(command.host)) is not None:
             connection.orders.put_nowait(control_wire.command_to_proto(command, addresses))
+
+
+def _restarting() -> Unavailable:
+    return Unavailable("the coordinator cannot write its registry and starts anew; try again")

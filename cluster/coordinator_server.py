@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -20,7 +22,7 @@ from cluster.placement import named
 from cluster.registry import Registry
 from cluster.rounds import RoundConfig
 from cluster.server import Server, until_told
-from cluster.view import HostState, Registration
+from cluster.view import HostState
 from lorajax.errors import LorajaxError, Overloaded, Unavailable
 
 _LOG = logging.getLogger("lorajax")
@@ -38,9 +40,13 @@ _WAIT_S = 0.25
 def run(config: ClusterConfig) -> int:
     """Coordinate until told to go; returns the exit code.
 
-    Raises: ValueError if the address is taken or a preloaded adapter cannot be served.
+    Raises: ValueError if the address is taken or, at the first start, a preloaded adapter cannot be served; OSError
+    once the registry cannot be written: what it holds is where the next start goes on.
     """
-    asyncio.run(_serve(config))
+    try:
+        asyncio.run(_serve(config))
+    except sqlite3.Error as error:
+        raise OSError(f"cannot write the registry in {config.state_dir}: {error}; make room there") from None
     return 0
 
 
@@ -61,7 +67,7 @@ async def _serve(config: ClusterConfig) -> None:
     async def work() -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(control.run())
-            tasks.create_task(_become_ready(config, control))
+            tasks.create_task(_become_ready(config, control, registry))
             tasks.create_task(_follow(control, Follower(door, server.set_serving)))
 
     async def drain() -> None:
@@ -74,6 +80,8 @@ async def _serve(config: ClusterConfig) -> None:
         await until_told(work(), drain, config.drain_s)
     except* ValueError as group:
         raise _first(group) from None
+    except* sqlite3.Error as group:
+        raise _first(group) from None
     finally:
         control.close()
         door.flights.end_all()
@@ -82,7 +90,7 @@ async def _serve(config: ClusterConfig) -> None:
         registry.close()
 
 
-def _first(group: ExceptionGroup[ValueError]) -> ValueError:
+def _first[E: Exception](group: ExceptionGroup[E]) -> E:
     """One of its errors, however deep the group lies in which it was raised."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, ExceptionGroup) else error
@@ -95,7 +103,7 @@ async def _follow(control: ControlService, follower: Follower) -> None:
                 await follower.apply(update)
 
 
-async def _become_ready(config: ClusterConfig, control: ControlService) -> None:
+async def _become_ready(config: ClusterConfig, control: ControlService, registry: Registry) -> None:
     """Wait for the hosts, register what the configuration names, and say so; ends then."""
     is_back = control.was_placed
     started_s = asyncio.get_running_loop().time()
@@ -105,32 +113,53 @@ async def _become_ready(config: ClusterConfig, control: ControlService) -> None:
             _LOG.warning("going on with %d of %d replicas", num_serving, config.replicas)
             break
         await asyncio.sleep(_WAIT_S)
-    limit = asyncio.Semaphore(_PRELOADS)
-    known = control.table().registrations
-    async with asyncio.TaskGroup() as tasks:
-        for name, folder in config.preload:
-            tasks.create_task(_preload(control, limit, name, folder, known.get(name)))
+    await _preload_all(config.preload, control, registry)
     control.is_ready = True
     control.publish()
     _LOG.info("ready: %d hosts, %d adapters", _num_serving(control), len(control.table().registrations))
 
 
-async def _preload(
-    control: ControlService, limit: asyncio.Semaphore, name: str, folder: Path, known: Registration | None
-) -> None:
-    """Register what the configuration names, unless it is registered from that folder."""
-    if known is not None and known.adapter.path == str(folder):
-        return
-    async with limit:
-        while True:
+async def _preload_all(preload: Iterable[tuple[str, Path]], control: ControlService, registry: Registry) -> None:
+    """Register what the configuration has come to name since it was last applied.
+
+    What was done by calls stays: a name that was loaded from another folder, or unloaded, is left as it is until the
+    configuration names another folder for it. Once the cluster has run a folder that cannot be served is skipped.
+
+    Raises: ValueError at the first start where one cannot be served.
+    """
+    limit = asyncio.Semaphore(_PRELOADS)
+    applied = registry.preloaded()
+
+    async def apply(name: str, folder: str) -> None:
+        async with limit:
             try:
-                await control.ask(LoadAsked(call=control.next_call(), name=name, path=str(folder), replace=True))
-            except (Unavailable, Overloaded) as error:
-                await asyncio.sleep(error.retry_s)
+                await _preload(control, name, folder)
             except LorajaxError as error:
-                raise ValueError(f"[adapters] preload.{name} = {str(folder)!r}: {error}") from None
+                words = f"[adapters] preload.{name} = {folder!r}: {error}"
+                if not control.was_placed:
+                    raise ValueError(words) from None
+                _LOG.error("%s; going on without it", words)
             else:
-                return
+                registry.save_preloaded(name, folder)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name, folder in preload:
+            if applied.get(name) != str(folder):
+                tasks.create_task(apply(name, str(folder)))
+
+
+async def _preload(control: ControlService, name: str, folder: str) -> None:
+    """Register a folder, unless the name stands for it already. Raises the LorajaxError it is refused with for good."""
+    known = control.table().registrations.get(name)
+    if known is not None and known.adapter.path == folder:
+        return
+    while True:
+        try:
+            await control.ask(LoadAsked(call=control.next_call(), name=name, path=folder, replace=True))
+        except (Unavailable, Overloaded) as error:
+            await asyncio.sleep(error.retry_s)
+        else:
+            return
 
 
 def _num_serving(control: ControlService) -> int:

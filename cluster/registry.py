@@ -1,4 +1,4 @@
-"""What outlives the coordinator: registrations and the round's number. Owns: one SQLite file. Decides nothing."""
+"""What outlives the coordinator: names, preloads, the round's number. Owns: one SQLite file. Decides nothing."""
 
 import contextlib
 import json
@@ -13,13 +13,14 @@ _LOG = logging.getLogger("lorajax")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS registration (name TEXT PRIMARY KEY, adapter TEXT NOT NULL, is_pinned INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS round (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS preloaded (name TEXT PRIMARY KEY, folder TEXT NOT NULL);
 """
 
 
 class Registry:
     """Durable registrations, by name.
 
-    Invariant: what `save`, `forget` and `save_round` were given is on disk when they return.
+    Invariant: what was saved or forgotten is on disk when the call returns; sqlite3.Error where it is not.
     Owner: the coordinator's event loop. Each write costs one flush of the disk.
     """
 
@@ -53,6 +54,14 @@ class Registry:
     def save_round(self, number: int) -> None:
         """Keep the number of the last round."""
         self._database.execute("INSERT OR REPLACE INTO round VALUES (1, ?)", (number,))
+
+    def save_preloaded(self, name: str, folder: str) -> None:
+        """Keep the folder from which the configuration's adapter of this name was last registered."""
+        self._database.execute("INSERT OR REPLACE INTO preloaded VALUES (?, ?)", (name, folder))
+
+    def preloaded(self) -> dict[str, str]:
+        """The folder that was last kept for each preloaded name, also where the name was changed or unloaded since."""
+        return dict(self._database.execute("SELECT name, folder FROM preloaded"))
 
     def close(self) -> None:
         """Let go of the file."""

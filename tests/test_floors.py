@@ -199,7 +199,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lorajax.__main__",
         "lorajax.models.registry",
     ),
-    ("lorajax.runner",),
+    (
+        "lorajax.runner",
+    ),
     (
         "cluster.device",
         "cluster.lockstep",
@@ -211,7 +213,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.profile",
         "cluster.replica",
     ),
-    ("cluster.launch",),
+    (
+        "cluster.launch",
+    ),
 )
 """Lowest first; a module imports only from floors strictly below its own."""
 

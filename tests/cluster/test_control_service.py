@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 
 import grpc
@@ -12,11 +13,14 @@ from cluster import control_pb2, control_pb2_grpc, serving_pb2, serving_pb2_grpc
 from cluster.admin import ClusterAdapters, ClusterStatus
 from cluster.control_service import ControlService
 from cluster.coordinator import Coordinator, CoordinatorConfig
+from cluster.events import LoadAsked, UnloadAsked
 from cluster.metrics import Metrics
 from cluster.operating_points import DEFAULT
 from cluster.placement import POLICIES
 from cluster.registry import Registry
 from cluster.server import Server
+from cluster.view import Adapter, Registration
+from lorajax.errors import Unavailable
 from tests.cluster.rig import on_loop
 
 VERSION = "ab" * 32
@@ -58,8 +62,10 @@ class Host:
 class Rig:
     """A coordinator's server over loopback."""
 
-    def __init__(self, control: ControlService, registry: Registry, channel: grpc.aio.Channel) -> None:
-        self.control, self.registry = control, registry
+    def __init__(
+        self, control: ControlService, registry: Registry, ticking: asyncio.Task[None], channel: grpc.aio.Channel
+    ) -> None:
+        self.control, self.registry, self.ticking = control, registry, ticking
         self.stub = control_pb2_grpc.ControlStub(channel)
         self.adapters = serving_pb2_grpc.AdaptersStub(channel)
         self.cluster = serving_pb2_grpc.ClusterStub(channel)
@@ -77,10 +83,11 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def coordinating(tmp_path) -> AsyncIterator[Rig]:
+async def coordinating(tmp_path, *, is_ready=True) -> AsyncIterator[Rig]:
     registry = Registry(tmp_path / "registry.sqlite")
     config = CoordinatorConfig(settle_s=0.0, interval_s=0.2)
     control = ControlService(Coordinator(config, DEFAULT, POLICIES["ours"]), registry, "tiny")
+    control.is_ready = is_ready
     server = Server((), Metrics(CollectorRegistry()))
     control_pb2_grpc.add_ControlServicer_to_server(control, server.grpc)
     serving_pb2_grpc.add_AdaptersServicer_to_server(ClusterAdapters(control), server.grpc)
@@ -90,7 +97,7 @@ async def coordinating(tmp_path) -> AsyncIterator[Rig]:
     ticking = asyncio.create_task(control.run())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
-            yield Rig(control, registry, channel)
+            yield Rig(control, registry, ticking, channel)
         finally:
             control.close()
             ticking.cancel()
@@ -198,3 +205,82 @@ async def test_a_placement_is_streamed_when_it_changes(tmp_path):
             pass
         watching.cancel()
     assert [(share.adapter, share.host, share.share) for share in reply.shares] == [("sql", "host-0", 1.0)]
+
+
+_PIN = ("Pin", serving_pb2.PinAdapterRequest(name="sql"))
+_LOAD = ("Load", serving_pb2.LoadAdapterRequest(name="sql", path="sql"))
+_UNLOAD = ("Unload", serving_pb2.UnloadAdapterRequest(name="sql"))
+
+
+@pytest.mark.parametrize(("method", "message"), [_LOAD, _UNLOAD, _PIN])
+@on_loop
+async def test_no_name_is_changed_before_front_doors_follow(tmp_path, method, message):
+    async with coordinating(tmp_path, is_ready=False) as rig:
+        await rig.host()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(rig.adapters, method)(message, timeout=20)  # a stub has a method per call
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "the cluster is starting; try again",
+    )
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+
+
+@contextlib.asynccontextmanager
+async def unwritable(tmp_path) -> AsyncIterator[Rig]:
+    """A coordinator that knows `sql`, and whose registry refuses every write from now on; its host reads nothing."""
+    known = Registry(tmp_path / "registry.sqlite")
+    adapter = Adapter(version=VERSION, rank=8, num_bytes=64, path="/adapters/sql")
+    known.save(Registration(name="sql", adapter=adapter))
+    known.close()
+    async with coordinating(tmp_path) as rig:
+        await Host(rig.stub).join()
+        async for table in rig.control.changes():
+            if table.hosts:
+                break
+        rig.registry._database.execute("PRAGMA query_only = ON")
+        yield rig
+
+
+def _unload(rig):
+    return rig.control.ask(UnloadAsked(call=rig.control.next_call(), name="sql", force=True))
+
+
+@on_loop
+async def test_a_failed_write_ends_the_process(tmp_path):
+    async with unwritable(tmp_path) as rig:
+        with pytest.raises(Unavailable, match="cannot write its registry"):
+            await _unload(rig)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await rig.ticking
+
+
+@on_loop
+async def test_whoever_waits_is_told_of_a_failed_write(tmp_path):
+    async with unwritable(tmp_path) as rig:
+        asked = LoadAsked(call=rig.control.next_call(), name="other", path="other")
+        waiting = asyncio.create_task(rig.control.ask(asked))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        answers = await asyncio.gather(_unload(rig), waiting, return_exceptions=True)
+        assert [type(one) for one in answers] == [Unavailable, Unavailable]
+
+
+@on_loop
+async def test_after_a_failed_write_calls_are_refused(tmp_path):
+    async with unwritable(tmp_path) as rig:
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await rig.adapters.Unload(serving_pb2.UnloadAdapterRequest(name="sql"), timeout=20)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@on_loop
+async def test_what_could_not_be_written_is_told_to_nobody(tmp_path):
+    async with unwritable(tmp_path) as rig:
+        with rig.control.watching() as updates:
+            await asyncio.gather(_unload(rig), return_exceptions=True)
+            rig.control.publish()
+            told = [updates.get_nowait() for _ in range(updates.qsize())]
+    tables = [update.table for update in told if update.HasField("table")]
+    assert [[entry.name for entry in table.entries] for table in tables] == [["sql"]] * len(tables)

@@ -63,6 +63,15 @@ def test_lost_hosts_are_forgotten_in_the_end():
     assert not coordinator.table().hosts
 
 
+def test_tables_are_numbered_beyond_those_of_an_earlier_coordinator():
+    earlier = running(lambda given: {}, [FakeHost(host_spec("a"))])
+    for second in range(2, 200):
+        earlier.step(events.Tick(now_s=float(second)))
+    later = Coordinator(CONFIG, DEFAULT, lambda given: {})
+    later.step(events.Restored(registrations=(), round=earlier.table().round))
+    assert later.table().number > earlier.table().number > 0
+
+
 def moving(hosts):
     """A coordinator that was told to copy as much as its budget allows, from host a to b."""
     coordinator = running(lambda given: {v: (Share("a", 0.5), Share("b", 0.5)) for v in given.adapters}, hosts)

@@ -210,7 +210,7 @@ async def test_a_stream_that_goes_on_outlives_the_loss_of_its_host(monkeypatch):
 async def test_a_stream_that_stands_still_is_ended_with_its_host_and_not_without(monkeypatch, state):
     monkeypatch.setattr(front_door, "REJOIN_S", 0.3)
     async with serving(ScriptedHost("a", *STREAM, "hang")) as rig:
-        call = rig.ask(timeout=4.0)
+        call = rig.ask(timeout=2.5)
         await rig.hosts["a"].reached.get()
         rig.door.update(rig.table(a=HostState.LOST))
         rig.door.update(rig.table(a=state))

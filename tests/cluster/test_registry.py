@@ -76,6 +76,22 @@ def test_last_round_is_kept(opened):
     assert opened().load()[1] == 8
 
 
+def test_the_folder_last_applied_for_a_preloaded_name_is_kept(opened):
+    opened().save_preloaded("sql", "/adapters/sql")
+    opened().save_preloaded("sql", "/adapters/sql-v2")
+    opened().save_preloaded("poet", "/adapters/poet")
+    assert opened().preloaded() == {"sql": "/adapters/sql-v2", "poet": "/adapters/poet"}
+
+
+def test_a_registry_from_before_preloads_were_kept_opens(opened, path):
+    opened().save(registration("pirate"))
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE preloaded")
+    database.close()
+    registry = opened()
+    assert (registry.load()[0], registry.preloaded()) == ((registration("pirate"),), {})
+
+
 def test_writes_are_flushed_before_they_return(opened, path):
     registry = opened()
     assert registry._database.execute("PRAGMA synchronous").fetchone() == (2,)
