@@ -78,7 +78,7 @@ Three hosts with a core each; run it while nothing else runs. Exits 1 where the 
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of all systems; figures are their medians."
 )
-@click.option("--quick", is_flag=True, help="Two hosts, two systems, seconds each: shows that it works.")
+@click.option("--quick", is_flag=True, help="One host, two systems, seconds each: shows that it works.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the requests.")
 @click.option("--out", type=FOLDER, default=_RESULTS, help="Folder of the JSON file.")
 def fidelity(*, model: Path | None, quick: bool, out: Path, **options: Flag) -> int:
@@ -88,7 +88,7 @@ def fidelity(*, model: Path | None, quick: bool, out: Path, **options: Flag) -> 
     chosen = {name: options.pop(name) or value for name, value in usual.items()}
     asked = fidelities.Asked(model=model, **chosen, **options)
     if quick:
-        few = {"hosts": 2, "rounds": 1, "duration_s": 2.0, "warm_s": 1.0, "calibration_s": 2.0}
+        few = {"hosts": 1, "rounds": 1, "duration_s": 2.0, "warm_s": 1.0, "calibration_s": 2.0}
         asked = replace(asked, systems=asked.systems[:2], **few)
     is_met = fidelities.run(asked, out)
     return 0 if is_met or quick else EXIT_FAILED
