@@ -199,9 +199,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lorajax.__main__",
         "lorajax.models.registry",
     ),
-    (
-        "lorajax.runner",
-    ),
+    ("lorajax.runner",),
     (
         "cluster.device",
         "cluster.lockstep",
@@ -213,9 +211,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cluster.profile",
         "cluster.replica",
     ),
-    (
-        "cluster.launch",
-    ),
+    ("cluster.launch",),
 )
 """Lowest first; a module imports only from floors strictly below its own."""
 
