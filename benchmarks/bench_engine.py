@@ -126,7 +126,7 @@ class _Bench:
         with contextlib.ExitStack() as stack:
             _say("compiling")
             lab = _lab(model, config, self.scratch, prompts, long_prompt)
-            for own in (lab.engine, lab.plain):
+            for own in (lab.engine, *lab.plain):
                 stack.callback(own.engine.stop)
             _say("random batches")
             engine_cases.random_batches(lab, self.seed)
@@ -216,14 +216,14 @@ def _engine_config() -> EngineConfig:
 def _lab(
     model: Base, config: ServeConfig, scratch: Path, prompts: Sequence[tuple[int, ...]], long_prompt: tuple[int, ...]
 ) -> Lab:
-    """Both of our engines, started, the adapters pinned on the first."""
-    engine = OwnEngine(model, config)
+    """Our engines, started, the adapters pinned on the one that has room for them."""
     two_pages = 2 * model.spec.adapter_page_bytes(2)
-    plain = OwnEngine(model, replace(config, engine=replace(config.engine, adapter_bytes=two_pages)))
+    without = replace(config, engine=replace(config.engine, adapter_bytes=two_pages))
+    before, engine, after = (OwnEngine(model, each) for each in (without, config, without))
     adapters = {f"r{rank}": engine.read(scratch / f"r{rank}") for rank in fixtures.RANKS}
     for adapter in adapters.values():
         engine.engine.add_adapter(adapter, None, pinned=True)
-    return Lab(engine=engine, plain=plain, adapters=adapters, prompts=prompts, long_prompt=long_prompt)
+    return Lab(engine=engine, plain=(before, after), adapters=adapters, prompts=prompts, long_prompt=long_prompt)
 
 
 def _say(text: str) -> None:
