@@ -130,5 +130,7 @@ def _warn(sent: Flag, max_model_len: int | None) -> None:
         click.echo(f"first {code}: {words}", err=True)
     if sent.num_clipped:
         click.echo(f"requests cut to the server's context of {max_model_len} tokens: {sent.num_clipped}", err=True)
+    if sent.num_short:
+        click.echo(f"answers shorter than asked for, so less work than the workload has: {sent.num_short}", err=True)
     if not sent.is_whole:
         click.echo("stopped early: requests that are NOT_SENT were not due yet", err=True)

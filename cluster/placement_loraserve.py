@@ -6,6 +6,7 @@ Source: LoRAServe (arXiv 2511.22880), section IV.
 """
 
 from collections.abc import Iterable
+from operator import attrgetter
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def place(given: PlacementInput) -> Shares:
     """
     if not given.hosts:
         return {}
-    problem = problem_of(given)
+    problem = problem_of(given, want=attrgetter("mean"))
     packing = _Packing(problem)
     leftovers = [piece for rank in packing.ranks for piece in packing.pack_rank(rank)]
     packing.place_leftovers(leftovers)

@@ -8,6 +8,7 @@ Source: dLoRA (OSDI 2024), section 5; its artifact's engine_manager.py and migra
 
 import heapq
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -41,7 +42,7 @@ def place(given: PlacementInput) -> Shares:
     """Shares that level tokens/s; what is in force stays but for a few adapters. The same input, the same shares."""
     if not given.hosts:
         return {}
-    problem = problem_of(given)
+    problem = problem_of(given, want=attrgetter("mean"))
     share = problem.before / np.maximum(problem.before.sum(axis=1, keepdims=True), _NOTHING)
     slots = -(-_COPIES * len(problem.versions) // problem.num_hosts)
     wanted = _wanted_copies(problem)

@@ -70,26 +70,23 @@ class HttpClient:
             self._idle.pop().close()
 
     async def _begun(self, request: h11.Request, body: bytes) -> "tuple[_Connection, int]":
-        """The server may have closed a kept connection meanwhile, so where one answers nothing the next is tried."""
-        while self._idle:
-            connection = self._idle.pop()
-            try:
-                return connection, await connection.begin(request, body)
-            except ConnectionLost:
-                connection.close()
-            except BaseException:
-                connection.close()
-                raise
-        try:
-            streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
-        except OSError as error:
-            raise ConnectionLost(str(error)) from error
-        connection = _Connection(*streams)
+        """On a kept connection that is still open, else on a new one. What was sent is never sent again."""
+        connection = await self._open()
         try:
             return connection, await connection.begin(request, body)
         except BaseException:
             connection.close()
             raise
+
+    async def _open(self) -> "_Connection":
+        while self._idle:
+            if not (connection := self._idle.pop()).has_ended():
+                return connection
+            connection.close()
+        try:
+            return _Connection(*await asyncio.open_connection(self._host, self._port, ssl=self._tls))
+        except OSError as error:
+            raise ConnectionLost(str(error)) from error
 
 
 class _Connection:
@@ -124,6 +121,10 @@ class _Connection:
             return False
         self._protocol.start_next_cycle()
         return True
+
+    def has_ended(self) -> bool:
+        """Whether the server has closed it."""
+        return self._reader.at_eof()
 
     def close(self) -> None:
         """Close it at once."""

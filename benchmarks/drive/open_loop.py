@@ -47,6 +47,8 @@ class Sent:
     span_s: float
     num_clipped: int
     """Requests that were cut to the server's context."""
+    num_short: int
+    """Answers with fewer tokens than were asked for, whatever their end: less work than the workload has."""
     endings: tuple[Ending | None, ...]
     """What the server said of each; None of those that failed."""
     words: Mapping[str, str]
@@ -100,6 +102,7 @@ class _Driver:
             began_s=self._start_s,
             span_s=span_s,
             num_clipped=sum(map(_is_clipped, self._arrivals, self._lengths)),
+            num_short=sum(map(_is_short, self._outcomes, self._lengths)),
             endings=tuple(self._endings),
             words=self._words,
             is_whole=is_whole,
@@ -174,6 +177,10 @@ class _Driver:
 
     def _now_s(self) -> float:
         return self._clock() - self._start_s
+
+
+def _is_short(outcome: Outcome | None, size: Lengths) -> bool:
+    return outcome is not None and outcome.code == "OK" and outcome.output_tokens < size.output_tokens
 
 
 def _is_clipped(arrival: Arrival, size: Lengths) -> bool:

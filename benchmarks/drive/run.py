@@ -94,5 +94,6 @@ def _facts(workload: Workload, given: Drive, sending: Sending, sent: Sent) -> di
         "max_model_len": sending.max_model_len if sent.num_clipped else None,
         "adapters_from_server": given.from_server,
         "num_clipped": sent.num_clipped,
+        "num_short": sent.num_short,
         "is_whole": sent.is_whole,
     }

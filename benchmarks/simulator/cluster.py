@@ -206,7 +206,7 @@ def _adapters(workload: Workload, config: SimulationConfig) -> dict[str, Adapter
     """By name."""
     return {
         name: Adapter(
-            version=config.versions.get(name, Version(sha256(name.encode()).hexdigest())),
+            version=config.versions.get(name, Version(sha256(f"{config.seed} {name}".encode()).hexdigest())),
             rank=rank,
             num_bytes=config.hardware.adapter_bytes(rank),
             path=name,

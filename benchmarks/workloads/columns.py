@@ -105,3 +105,5 @@ READERS: Mapping[str, tuple[Callable[[Cell], float | int | str], str]] = {
     "tenant": (tenant, "a name, or nothing"),
 }
 """Kind -> how a cell is read, and what it should hold."""
+MAY_LACK = ("adapter", "tenant")
+"""Kinds that a line of JSON may leave out: the base model, and nobody in particular."""

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.workloads.columns import READERS, Cell, guessed
+from benchmarks.workloads.columns import MAY_LACK, READERS, Cell, guessed
 from benchmarks.workloads.traces import Trace
 
 _GENTD26 = ("lora_request_trace", "data_trace_processed")
 _SHARED = ("exec_time_seconds", "prompt_length", "num_images_per_prompt", "num_inference_steps")
+
+_LATEST_S = 1e11
+"""Since 1970: later times are in ms. Traces of prompts by `hash_ids` (Mooncake, Qwen) use both units under one name."""
 
 type Row = Mapping[str, Cell]
 
@@ -42,23 +45,29 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> Trace:
 
 
 def _trace(path: Path, about: Row, rows: Iterator[tuple[int, Row]], said: Mapping[str, str]) -> Trace:
-    first = next(rows, (0, {}))
-    if not first[1]:
+    known = list(rows)
+    header = dict.fromkeys(column for _, row in known for column in row)
+    if not header:
         raise ValueError(f"{path} has no requests; give a file with a header and rows")
     try:
-        kinds = guessed(first[1], said)
+        kinds = guessed(header, said)
     except ValueError as error:
         raise ValueError(f"{error} (of {path})") from None
     if not kinds:
         raise ValueError(
-            f"{path}: none of {', '.join(first[1])[:80]} is a known name; "
+            f"{path}: none of {', '.join(header)[:80]} is a known name; "
             "say which is which: --columns time=…,prompt=…,output=…"
         )
     read = {kind: list[Cell]() for kind in kinds}
-    for line, row in chain([first], rows):
+    for line, row in known:
         for kind, column in kinds.items():
             read[kind].append(_cell(path, line, row, kind, column))
     times_s = np.array(read.get("time") or read.get("time_ms") or [np.nan] * len(read[next(iter(kinds))]), np.float64)
+    if "time" in kinds and "time" not in said and ("hash_ids" in header or np.nan_to_num(times_s).max() > _LATEST_S):
+        raise ValueError(
+            f"{path}: {kinds['time']} may be in seconds or in milliseconds; "
+            f"say --columns time={kinds['time']}, or --columns time_ms={kinds['time']}"
+        )
     begin_s = 0.0 if about or np.isnan(times_s).all() else np.nanmin(times_s)
     adapters = tuple(read.get("adapter", ()))
     ranks = {name: rank for name, rank in zip(adapters, read.get("rank", ()), strict=False) if name}
@@ -77,7 +86,7 @@ def _trace(path: Path, about: Row, rows: Iterator[tuple[int, Row]], said: Mappin
 def _cell(path: Path, line: int, row: Row, kind: str, column: str) -> Cell:
     read, wanted = READERS[kind]
     try:
-        return read(row[column])
+        return read(row.get(column) if kind in MAY_LACK else row[column])
     except (KeyError, TypeError, ValueError, SyntaxError, OverflowError):
         got = f"is {row[column]!r}" if row.get(column) not in (None, "") else "is missing"
         raise ValueError(f"{path}:{line}: {column} {got}; write {wanted}, or take the row out") from None

@@ -87,6 +87,12 @@ def _played(setting: Setting, trace: Trace, flags: Flags) -> Setting:
         setting = _asked_as(setting, trace, names, popularity.recorded)
     if trace.has_lengths:
         setting = replace(setting, lengths=_lengths_of(trace))
+    elif flags.lengths is None and (len(trace.prompt_tokens) or len(trace.output_tokens)):
+        there, lacking = ("prompt", "output") if len(trace.prompt_tokens) else ("output", "prompt")
+        raise ValueError(
+            f"{trace.label} has {there} tokens and no {lacking} tokens; "
+            f"name the column with --columns {lacking}=…, or give --lengths conv"
+        )
     compress = flags.compress or 1.0
     at_s, span_s = trace.at_s / compress, trace.duration_s / compress
     duration_s = flags.duration_s or span_s

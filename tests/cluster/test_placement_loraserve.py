@@ -2,6 +2,7 @@
 
 import itertools
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,3 +70,16 @@ def test_hosts_of_unlike_speed_never_change_places():
     hosts = [host(0, speed=1.0, holds=[1]), host(1, speed=2.0, holds=[0])]
     problem = problem_of(asked([adapter(0, 8), adapter(1, 8)], [1.0, 1.0], hosts))
     assert relabelled(problem, np.eye(2, dtype=bool)).tolist() == [0, 1]
+
+
+def test_hosts_are_level_by_the_mean_though_forecasts_differ_in_spread():
+    question = asked([adapter(number, 8) for number in range(11)], [1000.0] + 10 * [100.0], [host(j) for j in range(4)])
+    wide = {
+        version: replace(forecast, high=forecast.high if forecast.mean == 1000.0 else 300.0)
+        for version, forecast in question.demand.items()
+    }
+    load = defaultdict(float)
+    for version, parts in place(replace(question, demand=wide)).items():
+        for part in parts:
+            load[part.host] += part.share * wide[version].mean
+    assert max(load.values()) <= 1.01 * min(load.values())

@@ -47,6 +47,8 @@ class OneAtATime:
     stalls: Mapping[int, float] = field(default_factory=dict)
     """Number of a request -> seconds for which the server stands still when its turn comes."""
     fails: Mapping[int, str] = field(default_factory=dict)
+    lacks: int = 0
+    """Tokens that each answer has too few."""
     first_token_s: float | None = None
     """What it says of its own wait for the first token."""
     calls: list[Call] = field(default_factory=list)
@@ -69,7 +71,7 @@ class OneAtATime:
                 if number in self.fails:
                     raise CallFailed(self.fails[number], "as told")
                 await asyncio.sleep(self.answer_s / 2)
-                heard(call.max_tokens - 1)
+                heard(call.max_tokens - 1 - self.lacks)
         except TimeoutError:
             raise CallFailed("DEADLINE_EXCEEDED", "too late") from None
         finally:

@@ -78,6 +78,7 @@ def ways(*pairs, logs):
         began_s=100.0,
         span_s=1.0,
         num_clipped=0,
+        num_short=0,
         endings=tuple(ending for _, ending in pairs),
         words={},
         is_whole=True,

@@ -91,6 +91,10 @@ def test_requests_longer_than_the_context_are_cut_and_counted():
     assert (len(call.prompt), call.max_tokens, found.num_clipped, found.outcomes[0].prompt_tokens) == (44, 20, 1, 44)
 
 
+def test_answers_shorter_than_asked_for_are_counted():
+    assert [sent(OneAtATime(lacks=lacks), workload(0.0, 1.0)).num_short for lacks in (0, 1)] == [0, 2]
+
+
 def test_an_answer_that_fills_the_context_leaves_one_token_of_prompt():
     server = OneAtATime()
     sent(server, workload(0.0, prompt_tokens=100, output_tokens=200), max_model_len=64)

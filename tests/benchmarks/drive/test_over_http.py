@@ -115,9 +115,21 @@ async def test_requests_that_follow_one_another_share_a_connection():
 
 @on_loop
 async def test_a_connection_that_was_closed_while_idle_is_made_anew():
-    async with http_script([*MODELS, b""], [*ANSWER, b""]) as (url, _):
-        messages, _ = await talk(url, CALL, CALL)
+    messages = []
+    async with http_script([*MODELS, b""], [*ANSWER, b""]) as (url, _), HttpServer(url) as server:
+        await server.offer()
+        for _ in range(2):
+            await asyncio.sleep(0.1)  # idle: the server's end is heard
+            await server.generate(CALL, messages.append)
     assert messages == [1, 1, 1, 1]
+
+
+@on_loop
+async def test_a_request_that_the_server_took_and_dropped_is_not_sent_again():
+    async with http_script(MODELS, ANSWER, [b""], ANSWER) as (url, seen):
+        with pytest.raises(CallFailed) as caught:
+            await talk(url, CALL, CALL)
+    assert (caught.value.code, len(seen)) == ("UNAVAILABLE", 3)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,22 @@ def test_json_lines_with_common_names(file_of):
     assert (trace.prompt_tokens.tolist(), trace.adapters, trace.tenants) == ([7], ("",), ("3",))
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_json_lines_need_not_all_have_an_adapter(file_of, turn):
+    lines = ['{"t_s": 0, "prompt_tokens": 9}', '{"t_s": 1, "prompt_tokens": 9, "adapter": "a"}'][::turn]
+    assert read(file_of("\n".join(lines), "t.jsonl")).adapters == ("", "a")[::turn]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"timestamp": 3000, "input_length": 9, "hash_ids": [1]}', '{"timestamp": 1700000000000}']
+)
+def test_times_that_may_be_milliseconds_are_asked_about(file_of, line):
+    path = file_of(f"{line}\n{line.replace('000', '001', 1)}\n", "t.jsonl")
+    with pytest.raises(ValueError, match="say --columns time=timestamp, or --columns time_ms=timestamp"):
+        read(path)
+    assert read(path, {"time_ms": "timestamp"}).at_s.max() < read(path, {"time": "timestamp"}).at_s.max()
+
+
 @pytest.mark.parametrize("mark", [";", "\t"], ids=["semicolon", "tab"])
 def test_cells_may_be_kept_apart_otherwise(file_of, mark):
     trace = read(file_of("t_s,input_tokens\n0,7\n".replace(",", mark)))

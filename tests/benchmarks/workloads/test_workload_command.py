@@ -117,3 +117,10 @@ def test_mistake_names_its_flag(trace, order, args, message):
     result = run(*({"TRACE": trace, "ORDER": order}.get(arg, arg) for arg in args))
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+def test_trace_with_prompts_alone_is_asked_about(tmp_path):
+    (trace := tmp_path / "t.csv").write_text("t_s,prompt_tokens,adapter\n0,8000,a\n1,8000,a\n")
+    with pytest.raises(ValueError, match="has prompt tokens and no output tokens; name the column"):
+        setting_of(Flags(trace=trace))
+    assert setting_of(Flags(trace=trace, lengths="conv"))().arrivals
