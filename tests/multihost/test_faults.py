@@ -31,7 +31,7 @@ def is_state(asks, host, *states):
 
 @on_loop
 async def test_streams_of_a_killed_host_end_aborted_and_the_rest_is_answered(cluster, expected):
-    """Twice as many streams as the hosts run at once, so that half of them wait at a host for their first token."""
+    """Twice as many streams as the hosts run at once, so that some wait at a host for their first token."""
     num_running = MAX_SEQUENCES * len(HOSTS)
     names = [_NAMES[number % len(_NAMES)] for number in range(2 * num_running)]
     async with asking(cluster) as asks:
@@ -44,7 +44,8 @@ async def test_streams_of_a_killed_host_end_aborted_and_the_rest_is_answered(clu
         cluster.process(HOSTS[0]).kill()
         await asyncio.gather(*(stream.task for stream in streams))
     ends = [stream.code for stream in streams]
-    assert (set(ends), len(waiting)) == ({"OK", "ABORTED"}, num_running)
+    assert waiting, "the last of them came to run before the host was killed; make streams longer"
+    assert set(ends) == {"OK", "ABORTED"}
     assert ends.count("ABORTED") <= MAX_SEQUENCES
     assert {stream.code for stream in waiting} == {"OK"}
     for name, stream in zip(names, streams, strict=True):
