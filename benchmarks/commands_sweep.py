@@ -56,8 +56,10 @@ Settings of your own are tables of a TOML file, with the flags of `python -m ben
 @click.option("--slo-s", "slos_s", type=_NUMBERS, default="10,2", show_default=True, help="P95 TTFT; each apart.")
 @click.option("--hosts", type=click.IntRange(1), default=4, show_default=True, help="Where the load is searched.")
 @click.option("--hardware", default="a100-tp4-llama-7b-slora", show_default=True, help="A preset of the simulator.")
-@click.option("--duration-s", type=_ABOVE_0, default=600.0, show_default=True, help="Of each simulated workload.")
-@click.option("--interval-s", type=_ABOVE_0, default=30.0, show_default=True, help="Between rounds of placement.")
+@click.option("--duration-s", type=_ABOVE_0, default=300.0, show_default=True, help="Of what counts.")
+@click.option("--warm-s", type=click.FloatRange(0), default=60.0, show_default=True, help="Before it.")
+@click.option("--pace", type=_ABOVE_0, default=5.0, show_default=True, help="Of days and drift: 1 as in life.")
+@click.option("--interval-s", type=_ABOVE_0, default=10.0, show_default=True, help="Between rounds of placement.")
 @click.option("--resolution", type=click.FloatRange(0.001, 1), default=0.03, show_default=True, help="Of loads.")
 @click.option("--need", type=_NUMBERS, default="", help="Requests/s for which the fewest hosts are found.")
 @click.option("--most-hosts", type=click.IntRange(1), default=12, show_default=True, help="Tried for --need.")
@@ -71,7 +73,7 @@ def sweep(*, name: str, out: Path, jobs: int, **options: Flag) -> None:
     """Every system under every setting, simulated: the most load within the SLO, hosts for a load, robustness."""
     search, simulated = (import_on_use(f"benchmarks.sweep.{module}") for module in ("search", "simulated"))
     _check("hardware", (options["hardware"],), simulated.PRESETS)
-    parts = ("hardware", "duration_s", "interval_s", "store", "settings_file")
+    parts = ("hardware", "duration_s", "warm_s", "pace", "interval_s", "store", "settings_file")
     plan = simulated.Plan(**{part: options.pop(part) for part in parts})
     known = {"settings": plan.settings(), "systems": simulated.SYSTEMS, "kernels": simulated.KERNELS}
     if options["systems"] == ("all",):

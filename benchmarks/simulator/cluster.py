@@ -46,7 +46,7 @@ def simulate(workload: Workload, system: System, config: SimulationConfig) -> Ru
 def kept(workload: Workload, system: System, config: SimulationConfig) -> Run | None:
     """The same run if it keeps the TTFT of `config.slo`; None as soon as it no longer can."""
     cluster = _Cluster(workload, system, config)
-    most_late = config.slo.most_late(len(workload.arrivals))
+    most_late = config.slo.most_late(sum(one.at_s >= config.warm_s for one in workload.arrivals))
     cluster.pass_time(most_late)
     return None if cluster.num_late > most_late else cluster.result()
 

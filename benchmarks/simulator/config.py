@@ -57,6 +57,8 @@ class SimulationConfig:
     """Between rounds."""
     budget_bytes: int = 2**30
     """As `[placement] budget_bytes`."""
+    warm_s: float = 0.0
+    """Requests before that do not count against the SLO: the first rounds know nothing of demand."""
     min_copies: int = 1
     deadline_s: float | None = None
     """Of each request; None: it waits for ever."""

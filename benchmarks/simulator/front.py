@@ -39,7 +39,7 @@ class Front:
         self.outcomes: dict[int, Outcome] = {}
         """By number of arrival."""
         self.late: set[int] = set()
-        """Those that failed, or whose first token came too late for the SLO."""
+        """Those that count, and failed, or whose first token came too late for the SLO."""
         self._config, self._clock, self._relay_s = site.config, site.clock, site.config.hardware.relay_s
         self._router, self._hosts, self._began_s = router, hosts, began_s
         self._table: Table | None = None
@@ -85,7 +85,7 @@ class Front:
         flight.first_s = self._clock.now_s + self._relay_s / 2
         self._router.first_token(flight.id, flight.first_s)
         if flight.first_s - self._began_s - flight.arrival.at_s > self._config.slo.ttft_s:
-            self.late.add(flight.number)
+            self._miss(flight)
 
     def finished(self, flight: Flight) -> None:
         """As `host.Doors`."""
@@ -207,8 +207,12 @@ class Front:
             flight.deadline.cancel()
         assert flight.number not in self.outcomes, "a request ends once"
         if code != "OK":
-            self.late.add(flight.number)
+            self._miss(flight)
         self.outcomes[flight.number] = flight.outcome(code, self._clock.now_s + self._relay_s / 2, self._began_s)
+
+    def _miss(self, flight: Flight) -> None:
+        if flight.arrival.at_s >= self._config.warm_s:
+            self.late.add(flight.number)
 
     def _admit(self) -> None:
         while self._waiting and self._num_inside < self._limit:

@@ -56,6 +56,11 @@ class Plan:
     hardware: str
     """Name of a preset."""
     duration_s: float
+    """Of what counts."""
+    warm_s: float
+    """Before it: the first rounds know nothing of demand."""
+    pace: float
+    """As in `Setting`."""
     interval_s: float
     """Between rounds of placement."""
     store: Path
@@ -64,7 +69,7 @@ class Plan:
 
     def facts(self) -> dict[str, object]:
         """For the results."""
-        return {name: getattr(self, name) for name in ("hardware", "duration_s", "interval_s")}
+        return {name: getattr(self, name) for name in ("hardware", "duration_s", "warm_s", "pace", "interval_s")}
 
     def settings(self) -> tuple[str, ...]:
         """Names that a case may have. Raises: ValueError or OSError of one line where the file is no good."""
@@ -99,7 +104,8 @@ class Plan:
     def is_possible(self, case: Case, rate: float) -> bool:
         """Whether any system at all could keep the SLO at so many requests/s: rank-exact kernels, all known."""
         workload = _workload(self, Task(case=case, rate=rate))
-        return bound(workload, PRESETS[self.hardware], case.hosts).ttft_s <= case.slo_s
+        judged = tuple(one for one in workload.arrivals if one.at_s >= self.warm_s)
+        return bound(replace(workload, arrivals=judged), PRESETS[self.hardware], case.hosts).ttft_s <= case.slo_s
 
     def least_rate(self) -> float:
         """Fewer requests/s say nothing about a 95th percentile."""
@@ -123,12 +129,12 @@ def _distorted(config: SimulationConfig, _workload: Workload) -> SimulationConfi
 
 
 def _losing(config: SimulationConfig, workload: Workload) -> SimulationConfig:
-    return replace(config, losses=(Loss(host=0, at_s=_peak_s(workload)),))
+    return replace(config, losses=(Loss(host=0, at_s=_peak_s(workload, config.warm_s)),))
 
 
-def _peak_s(workload: Workload) -> float:
-    """The middle of the busiest stretch."""
-    at_s = np.array([one.at_s for one in workload.arrivals])
+def _peak_s(workload: Workload, warm_s: float) -> float:
+    """The middle of the busiest stretch after that."""
+    at_s = np.array([one.at_s for one in workload.arrivals if one.at_s >= warm_s])
     counts = np.searchsorted(at_s, at_s + _PEAK_S) - np.arange(len(at_s))
     return float(min(at_s[int(np.argmax(counts))] + _PEAK_S / 2, at_s[-1]))
 
@@ -165,6 +171,7 @@ def _simulated(plan: Plan, task: Task, how: _Simulate) -> Point | None:
         num_hosts=case.hosts,
         slo=slo,
         interval_s=plan.interval_s,
+        warm_s=plan.warm_s,
         drain_s=_DRAIN * case.slo_s,
         keeps_placements=False,
         seed=case.seed,
@@ -173,7 +180,8 @@ def _simulated(plan: Plan, task: Task, how: _Simulate) -> Point | None:
     run = how(workload, SYSTEMS[case.system], variant.config(config, workload))
     if run is None:
         return None
-    judged = replace(run, outcomes=tuple(one for one in run.outcomes if variant.is_judged(one)))
+    counted = tuple(one for one in run.outcomes if one.due_s >= plan.warm_s and variant.is_judged(one))
+    judged = replace(run, outcomes=counted, span_s=run.span_s - plan.warm_s)
     replicated = case.hosts * sum(map(hardware.adapter_bytes, workload.ranks.values()))
     return _point(task, summary(judged, slo), replicated)
 
@@ -187,9 +195,10 @@ def _write(path: Path, text: str) -> None:
 
 def _workload(plan: Plan, task: Task) -> Workload:
     setting, variant = _settings(plan.settings_file)[task.case.setting], _VARIANTS[task.variant]
+    setting = replace(setting, pace=plan.pace)
     if task.variant != AS_IT_IS:
         setting = replace(setting, crowds=variant.crowds)
-    workload = setting(rate=task.rate, duration_s=plan.duration_s, seed=task.case.seed)
+    workload = setting(rate=task.rate, duration_s=plan.warm_s + plan.duration_s, seed=task.case.seed)
     return replace(workload, ranks=variant.ranks(workload.ranks))
 
 

@@ -1,6 +1,6 @@
 """When requests come. Owns: processes with a seed, the scaling of a trace's times. Does not: know what is asked for.
 
-A process is a function of requests/s, seconds and a generator. All of them give round(rate * seconds) requests, so that
+A process is a function of requests/s, a span and a generator. All of them give round(rate * seconds) requests, so that
 runs with other seeds have the same load; where they are Poisson, they are so given that number.
 """
 
@@ -15,8 +15,20 @@ type Ints = NDArray[np.int64]
 
 _CYCLE = 3.0
 """How many times busier the peak of a day is than its trough."""
+STORY_S = 28_800.0
+"""Eight hours: the time in which days pass and popularity changes."""
 _NUM_MINUTES = 480
-"""Of the eight hours that the production-like settings tell of, however short they are played."""
+"""Of those."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """How long is played, and which part of the eight hours that is: the whole, squeezed, unless it says otherwise."""
+
+    duration_s: float
+    begins: float = 0.0
+    """As a part of the eight hours; so is `lasts`."""
+    lasts: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,48 +40,48 @@ class Coming:
     """Never falls: a trace that is repeated counts on, a request that stands for several has its row several times."""
 
 
-type Times = Callable[[float, float, np.random.Generator], Coming]
+type Times = Callable[[float, Span, np.random.Generator], Coming]
 
 
-def uniform(rate: float, duration_s: float, random: np.random.Generator) -> Coming:
+def uniform(rate: float, span: Span, random: np.random.Generator) -> Coming:
     """One after the other, at equal gaps."""
-    return _numbered(np.arange(round(rate * duration_s)) / rate)
+    return _numbered(np.arange(round(rate * span.duration_s)) / rate)
 
 
-def poisson(rate: float, duration_s: float, random: np.random.Generator) -> Coming:
+def poisson(rate: float, span: Span, random: np.random.Generator) -> Coming:
     """Independent of each other: gaps have a coefficient of variation of 1."""
-    return _bent(np.ones(1), rate, duration_s, random)
+    return _bent(np.ones(1), rate, span, random)
 
 
 def gamma(cv: float) -> Times:
     """In bursts: gaps by the Gamma distribution, with this coefficient of variation."""
 
-    def process(rate: float, duration_s: float, random: np.random.Generator) -> Coming:
-        ends = np.cumsum(random.gamma(cv**-2, size=round(rate * duration_s) + 1))
-        return _numbered(ends[:-1] * (duration_s / ends[-1]))
+    def process(rate: float, span: Span, random: np.random.Generator) -> Coming:
+        ends = np.cumsum(random.gamma(cv**-2, size=round(rate * span.duration_s) + 1))
+        return _numbered(ends[:-1] * (span.duration_s / ends[-1]))
 
     return process
 
 
-def diurnal(rate: float, duration_s: float, random: np.random.Generator) -> Coming:
+def diurnal(rate: float, span: Span, random: np.random.Generator) -> Coming:
     """One day, from trough to trough: the peak is three times as busy. Poisson within a moment."""
-    return _bent(_day(), rate, duration_s, random)
+    return _bent(_day(), rate, span, random)
 
 
-def flash(rate: float, duration_s: float, random: np.random.Generator) -> Coming:
+def flash(rate: float, span: Span, random: np.random.Generator) -> Coming:
     """A tenth of the time, from the middle on, everything is asked for five times as often. Poisson within a moment."""
     weights = np.ones(_NUM_MINUTES)
     weights[_NUM_MINUTES // 2 : _NUM_MINUTES // 2 + _NUM_MINUTES // 10] = 5.0
-    return _bent(weights, rate, duration_s, random)
+    return _bent(weights, rate, span, random)
 
 
-def restless(rate: float, duration_s: float, random: np.random.Generator) -> Coming:
+def restless(rate: float, span: Span, random: np.random.Generator) -> Coming:
     """A day with bursts that last about ten minutes of 480, by a factor of 1.35 up or down (one standard deviation).
 
     Minutes have a coefficient of variation of about 0.46: Azure's of 2023 have 0.25 (conv) and 1.03 (code).
     """
     bursts = np.exp(wander(_NUM_MINUTES, 1, 0.3, 10.0, random)[:, 0])
-    return _bent(_day() * bursts, rate, duration_s, random)
+    return _bent(_day() * bursts, rate, span, random)
 
 
 ARRIVALS: dict[str, Times] = {
@@ -91,15 +103,15 @@ def recorded(recorded_s: Floats, span_s: float) -> Times:
     times. The rate is the mean of the duration asked for. `recorded_s` is in order and within `span_s`.
     """
 
-    def process(rate: float, duration_s: float, random: np.random.Generator) -> Coming:
-        known = np.arange(recorded_count(recorded_s, span_s, duration_s))
+    def process(rate: float, span: Span, random: np.random.Generator) -> Coming:
+        known = np.arange(recorded_count(recorded_s, span_s, span.duration_s))
         known_s = known // len(recorded_s) * span_s + recorded_s[known % len(recorded_s)]
-        count = max(1, round(rate * duration_s))
+        count = max(1, round(rate * span.duration_s))
         if count < len(known):
             rows = np.sort(random.choice(known, count, replace=False))
             return Coming(at_s=known_s[rows], rows=rows)
         places = np.arange(count) * (len(known) / count)
-        at_s = np.interp(places, np.append(known, len(known)), np.append(known_s, duration_s))
+        at_s = np.interp(places, np.append(known, len(known)), np.append(known_s, span.duration_s))
         return Coming(at_s=at_s, rows=places.astype(np.int64))
 
     return process
@@ -125,11 +137,13 @@ def _day() -> Floats:
     return 1 - half * np.cos(2 * np.pi * (np.arange(_NUM_MINUTES) + 0.5) / _NUM_MINUTES)
 
 
-def _bent(weights: Floats, rate: float, duration_s: float, random: np.random.Generator) -> Coming:
-    """Poisson arrivals over equal parts of the span, of which each has its weight."""
+def _bent(weights: Floats, rate: float, span: Span, random: np.random.Generator) -> Coming:
+    """Poisson arrivals over equal parts of the eight hours, of which each has its weight."""
     shares = np.concatenate([[0.0], np.cumsum(weights / weights.sum())])
-    ends_s = np.linspace(0.0, duration_s, len(shares))
-    return _numbered(np.interp(np.sort(random.random(round(rate * duration_s))), shares, ends_s))
+    story = np.linspace(0.0, 1.0, len(shares))
+    first, last = np.interp([span.begins, span.begins + span.lasts], story, shares)
+    picks = first + (last - first) * np.sort(random.random(round(rate * span.duration_s)))
+    return _numbered((np.interp(picks, shares, story) - span.begins) * (span.duration_s / span.lasts))
 
 
 def _numbered(at_s: Floats) -> Coming:

@@ -36,6 +36,7 @@ class Flags:
     adapters: int | None = None
     rate: float | None = None
     duration_s: float | None = None
+    pace: float | None = None
     compress: float | None = None
     length_scale: float = 1.0
     context_tokens: int | None = None
@@ -75,7 +76,8 @@ def setting_of(flags: Flags) -> Setting:
         setting = _with_popularity(setting, flags.popularity, flags)
     if flags.ranks is not None:
         setting = changed(setting, ranks=flags.ranks)
-    setting = replace(setting, rate=flags.rate or setting.rate, duration_s=flags.duration_s or setting.duration_s)
+    rate, duration_s = flags.rate or setting.rate, flags.duration_s or setting.duration_s
+    setting = replace(setting, rate=rate, duration_s=duration_s, pace=flags.pace)
     return _with_lengths(setting, flags)
 
 
@@ -192,6 +194,7 @@ _OPTIONS = (
     click.option("--adapters", type=click.IntRange(1), help="How many; of a trace the most popular ones."),
     click.option("--rate", type=_ABOVE_0, help="Requests/s, the mean; a trace keeps the shape of its bursts."),
     click.option("--duration-s", type=_ABOVE_0, help="A trace is cut, or begins again."),
+    click.option("--pace", type=_ABOVE_0, help="Of days and drift: 1 as in life.  [default: eight hours, squeezed]"),
     click.option("--compress", type=_ABOVE_0, help="Play the trace so many times as fast, before --rate."),
     click.option("--length-scale", type=_ABOVE_0, default=1.0, show_default=True, help="Times all lengths."),
     click.option("--context-tokens", type=click.IntRange(2), help="Cut prompts, and only then answers, to fit."),

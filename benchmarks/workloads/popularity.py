@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.workloads.arrivals import Coming, Floats, Ints, wander
+from benchmarks.workloads.arrivals import Coming, Floats, Ints, Span, wander
 
 ZIPF = 1.11
 """Of the LoRA requests of Alibaba's GenTD26 trace, of adapters used at least three times."""
@@ -19,8 +19,8 @@ _NUM_SHIFTS = 10
 _SHIFT = 7
 """How many places popularity moves at once: ranks of all sizes take turns, whatever the mix."""
 
-type Popularity = Callable[[Coming, Ints, float, np.random.Generator], Ints]
-"""Arrivals, rank of each adapter, duration in s -> the number of the adapter of each arrival; -1: the base model."""
+type Popularity = Callable[[Coming, Ints, Span, np.random.Generator], Ints]
+"""Arrivals, rank of each adapter, what is played -> the number of the adapter of each arrival; -1: the base model."""
 type Table = Callable[[Ints, np.random.Generator], Floats]
 """Rank of each adapter -> weights[epoch, adapter], of epochs of equal length."""
 
@@ -29,10 +29,11 @@ type Table = Callable[[Ints, np.random.Generator], Floats]
 class _Drawn:
     table: Table
 
-    def __call__(self, coming: Coming, ranks: Ints, duration_s: float, random: np.random.Generator) -> Ints:
+    def __call__(self, coming: Coming, ranks: Ints, span: Span, random: np.random.Generator) -> Ints:
         weights = self.table(ranks, random)
         sums = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
-        epochs = np.minimum((coming.at_s * (len(weights) / duration_s)).astype(np.int64), len(weights) - 1)
+        told = span.begins + coming.at_s * (span.lasts / span.duration_s)
+        epochs = np.minimum((told * len(weights)).astype(np.int64), len(weights) - 1)
         ends = np.searchsorted(epochs, np.arange(len(weights) + 1))
         chance = random.random(len(epochs))
         picks = np.empty(len(epochs), np.int64)
@@ -111,7 +112,7 @@ def recorded(order: Sequence[str], names: Sequence[str]) -> Popularity:
     number = {name: place for place, name in enumerate(names)} | {"": -1}
     numbers = np.array([number[name] for name in order], np.int64)
 
-    def popularity(coming: Coming, ranks: Ints, duration_s: float, random: np.random.Generator) -> Ints:
+    def popularity(coming: Coming, ranks: Ints, span: Span, random: np.random.Generator) -> Ints:
         return numbers[coming.rows % len(numbers)]
 
     return popularity
@@ -121,7 +122,7 @@ def in_turn(order: Sequence[str], names: Sequence[str]) -> Popularity:
     """The adapters of a trace whose times are not played: one after the other, from the start again where it ends."""
     of_row = recorded(order, names)
 
-    def popularity(coming: Coming, ranks: Ints, duration_s: float, random: np.random.Generator) -> Ints:
-        return of_row(Coming(at_s=coming.at_s, rows=np.arange(len(coming.at_s))), ranks, duration_s, random)
+    def popularity(coming: Coming, ranks: Ints, span: Span, random: np.random.Generator) -> Ints:
+        return of_row(Coming(at_s=coming.at_s, rows=np.arange(len(coming.at_s))), ranks, span, random)
 
     return popularity

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.workloads.arrivals import Coming, Ints, Times, poisson
+from benchmarks.workloads.arrivals import STORY_S, Coming, Ints, Span, Times, poisson
 from benchmarks.workloads.lengths import Lengths
 from benchmarks.workloads.popularity import Popularity
 from benchmarks.workloads.ranks import Mix
@@ -60,11 +60,14 @@ class Setting:
     rate: float = 8.0
     """Requests/s, crowds aside: the mean over the duration."""
     duration_s: float = 600.0
+    pace: float | None = None
+    """How many times faster than in life the eight hours of arrivals and popularity pass, from a moment that the seed
+    chooses. None: all of them pass, however short the duration."""
 
     def __post_init__(self) -> None:
         """Refuse what has no arrivals."""
-        for field, value in (("rate", self.rate), ("duration_s", self.duration_s)):
-            if not 0 < value < float("inf"):
+        for field, value in (("rate", self.rate), ("duration_s", self.duration_s), ("pace", self.pace)):
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{field} is {value:g}; write a number above 0")
         if not self.adapters:
             raise ValueError("adapters is 0; write 1 or more")
@@ -74,10 +77,13 @@ class Setting:
         return replace(self, rate=rate or self.rate, duration_s=duration_s or self.duration_s)._drawn(seed)
 
     def _drawn(self, seed: int) -> Workload:
-        times, who, how_long, ranking, crowding = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(5))
+        times, who, how_long, ranking, crowding, when = map(
+            np.random.default_rng, np.random.SeedSequence(seed).spawn(6)
+        )
+        span = self._span(when)
         ranks = self.ranks.make(len(self.adapters), ranking)
-        coming = self.arrivals.make(self.rate, self.duration_s, times)
-        picks = self.popularity.make(coming, ranks, self.duration_s, who)
+        coming = self.arrivals.make(self.rate, span, times)
+        picks = self.popularity.make(coming, ranks, span, who)
         arrivals = _arrivals(
             coming, self.lengths.make(coming.rows, how_long), (*self.adapters, ""), picks, self.tenants
         )
@@ -88,16 +94,20 @@ class Setting:
             arrivals=tuple(arrivals),
             ranks=dict(zip(self.adapters, ranks.tolist(), strict=True))
             | {one.adapter: one.rank for one in self.crowds},
-            facts=self._facts(seed),
+            facts=self._facts(seed, span),
         )
 
+    def _span(self, random: np.random.Generator) -> Span:
+        lasts = 1.0 if self.pace is None else min(1.0, self.duration_s * self.pace / STORY_S)
+        return Span(duration_s=self.duration_s, begins=random.random() * (1 - lasts), lasts=lasts)
+
     def _crowd(self, crowd: Crowd, random: np.random.Generator) -> list[Arrival]:
-        coming = poisson(self.rate * crowd.times, self.duration_s * crowd.lasts, random)
+        coming = poisson(self.rate * crowd.times, Span(duration_s=self.duration_s * crowd.lasts), random)
         late = replace(coming, at_s=coming.at_s + crowd.begins * self.duration_s)
         nobody = np.zeros(len(late.at_s), np.int64)
         return _arrivals(late, self.lengths.make(late.rows, random), (crowd.adapter,), nobody, ("",))
 
-    def _facts(self, seed: int) -> dict[str, str | int | float]:
+    def _facts(self, seed: int, span: Span) -> dict[str, str | int | float]:
         crowds = {f"crowd on {it.adapter}": f"{it.times:g} x for {it.lasts:g} from {it.begins:g}" for it in self.crowds}
         facts: dict[str, str | int | float] = {
             "arrivals": self.arrivals.label,
@@ -109,6 +119,8 @@ class Setting:
             "duration_s": self.duration_s,
             "seed": seed,
         }
+        if self.pace is not None:
+            facts |= {"pace": self.pace, "begins": span.begins}
         return facts | crowds
 
 

@@ -40,6 +40,13 @@ def test_a_run_that_is_within_is_kept_and_one_that_is_given_up_is_not_within(ask
     assert found == run if summary(run, given.slo).is_within else found in (None, run)
 
 
+def test_requests_before_the_run_is_warm_do_not_count():
+    asked = workload(*((float(at_s), 40, 20, "a") for at_s in range(40)))
+    lost = config(slo=Slo(ttft_s=0.001))
+    assert kept(asked, SYSTEMS["ours"], lost) is None
+    assert kept(asked, SYSTEMS["ours"], replace(lost, warm_s=39.5)) is not None
+
+
 def test_a_run_is_given_up_before_its_end():
     asked = workload(*((float(at_s), 40, 20, "a") for at_s in range(40)))
     seen = []

@@ -1,5 +1,7 @@
 """How a case becomes a simulation."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.sweep import simulated
@@ -8,12 +10,14 @@ from benchmarks.sweep.tasks import AS_IT_IS, CALM, CROWD, INTERFERENCE, Task
 from tests.benchmarks.outcomes.made_sweep import case
 
 
-def _plan(folder, text=None, duration_s=10.0):
+def _plan(folder, text=None, duration_s=10.0, warm_s=0.0):
     if text is not None:
         (folder / "settings.toml").write_text(text)
     return Plan(
         hardware="a100-tp4-llama-7b-slora",
         duration_s=duration_s,
+        warm_s=warm_s,
+        pace=48.0,
         interval_s=30.0,
         store=folder / "store",
         settings_file=None if text is None else folder / "settings.toml",
@@ -58,6 +62,13 @@ def test_point_of_another_duration_is_another(tmp_path):
     assert len(list((tmp_path / "store").rglob("*.json"))) == 2
 
 
+def test_what_came_before_it_was_warm_is_not_judged(tmp_path):
+    cold, warm = (_plan(tmp_path / str(warm_s), duration_s=20.0, warm_s=warm_s) for warm_s in (0.0, 10.0))
+    longer = replace(cold, duration_s=30.0)
+    assert _requests(warm, AS_IT_IS) == _requests(longer, AS_IT_IS)
+    assert warm.point(_task()).tail_by_rank != longer.point(_task()).tail_by_rank
+
+
 def test_crowd_comes_on_top_of_the_same_requests(tmp_path):
     calm, crowded = (_requests(_plan(tmp_path), variant) for variant in (CALM, CROWD))
     assert tuple(one for one in crowded if one.adapter != "cold") == calm
@@ -71,7 +82,7 @@ def test_ranks_beside_each_other_are_8_and_128_by_turns(tmp_path):
 
 def test_host_is_lost_in_the_busiest_stretch(tmp_path):
     workload = simulated._workload(_plan(tmp_path, duration_s=1000.0), _task(CROWD))
-    assert 500 < simulated._peak_s(workload) < 600
+    assert 500 < simulated._peak_s(workload, 0.0) < 600
 
 
 def test_settings_of_ones_own_have_their_own_names(tmp_path):

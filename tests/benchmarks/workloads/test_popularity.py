@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.workloads.arrivals import Coming
+from benchmarks.workloads.arrivals import Coming, Span
 from benchmarks.workloads.popularity import POPULARITY, in_turn, recorded
 
 RANKS = np.array([8, 8, 64, 64])
@@ -17,7 +17,7 @@ def random():
 
 
 def shares(name, random, ranks=RANKS, part=slice(None)):
-    picks = POPULARITY[name](EVEN, ranks, 100.0, random)[part]
+    picks = POPULARITY[name](EVEN, ranks, Span(duration_s=100.0), random)[part]
     return np.bincount(picks, minlength=len(ranks)) / len(picks)
 
 
@@ -52,6 +52,12 @@ def test_shifting_popularity_moves_seven_places_every_tenth_of_the_time(random):
     assert [shares("shifting", random, ranks, tenth).argmax() for tenth in tenths[:4]] == [0, 7, 14, 1]
 
 
+def test_part_of_the_story_has_the_popularity_that_is_there(random):
+    span = Span(duration_s=100.0, begins=0.15, lasts=0.1)
+    picks = POPULARITY["shifting"](EVEN, np.full(20, 8), span, random)
+    assert [np.bincount(half).argmax() for half in np.split(picks, 2)] == [7, 14]
+
+
 def test_restless_popularity_is_another_at_the_end(random):
     ranks = np.repeat([8, 64], 10)
     first, last = (shares("restless", random, ranks, part) for part in (slice(0, 4000), slice(-4000, None)))
@@ -60,11 +66,11 @@ def test_restless_popularity_is_another_at_the_end(random):
 
 def test_order_of_a_trace_stays_with_its_rows(random):
     coming = Coming(at_s=np.zeros(5), rows=np.array([0, 0, 1, 2, 3]))
-    picks = recorded(["b", "", "a"], ["a", "b"])(coming, RANKS, 1.0, random)
+    picks = recorded(["b", "", "a"], ["a", "b"])(coming, RANKS, Span(duration_s=1.0), random)
     np.testing.assert_array_equal(picks, [1, 1, -1, 0, 1])
 
 
 def test_order_of_another_trace_goes_on_with_every_request(random):
     coming = Coming(at_s=np.zeros(5), rows=np.array([0, 0, 1, 2, 3]))
-    picks = in_turn(["b", "", "a"], ["a", "b"])(coming, RANKS, 1.0, random)
+    picks = in_turn(["b", "", "a"], ["a", "b"])(coming, RANKS, Span(duration_s=1.0), random)
     np.testing.assert_array_equal(picks, [1, -1, 0, 1, -1])

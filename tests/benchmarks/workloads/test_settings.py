@@ -1,6 +1,7 @@
 """Settings by name: what they are made of, and that a seed says it all."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,30 @@ def test_six_public_settings_have_five_adapters_of_each_rank():
 def test_production_settings_are_eight_hours_of_50_100_and_200_adapters():
     assert [len(setting.adapters) for setting in LORASERVE_PRODUCTION] == [50, 100, 200]
     assert {round(setting.rate * setting.duration_s) for setting in LORASERVE_PRODUCTION} == {250_138}
+
+
+def test_paced_setting_plays_another_part_of_the_eight_hours_for_each_seed():
+    paced = replace(NAMED["production-50"], pace=10.0)
+    first, again, other = (paced(rate=4.0, duration_s=288.0, seed=seed).facts["begins"] for seed in (1, 1, 2))
+    assert first == again != other
+    assert 0 <= first <= 0.9
+
+
+def test_popularity_that_is_paced_as_in_life_hardly_changes_in_minutes():
+    squeezed = NAMED["loraserve-poisson-shifting"]
+    counts = []
+    for setting in (squeezed, replace(squeezed, pace=1.0)):
+        workload = setting(rate=40.0, duration_s=300.0)
+        parts = [[one for one in workload.arrivals if begins <= one.at_s < begins + 100] for begins in (0, 100)]
+        small, large = (sum(workload.ranks[one.adapter] == 8 for one in part) for part in parts)
+        counts.append(small / large)
+    assert counts[0] > 2
+    assert counts[1] == pytest.approx(1, rel=0.15)
+
+
+def test_pace_of_more_than_the_eight_hours_plays_them_all():
+    workload = replace(NAMED["day"], pace=1e6)(rate=4.0, duration_s=50.0)
+    assert workload.arrivals == NAMED["day"](rate=4.0, duration_s=50.0).arrivals
 
 
 def test_adapters_of_a_production_rank_are_popular_by_a_power_law():
