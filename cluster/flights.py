@@ -59,3 +59,9 @@ class Flights:
             del self._tasks[request_id]
             if not self._tasks:
                 self._empty.set()
+
+
+def has_left() -> bool:
+    """Whether the caller of this task's request has left, beside whatever else was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -17,8 +17,8 @@ import grpc
 
 from cluster import control_wire, serving_pb2, wire
 from cluster.calls import Call
-from cluster.flights import Flights
-from cluster.gate import Gate
+from cluster.flights import Flights, has_left
+from cluster.gate import Gates, Place
 from cluster.host_channels import HostChannels
 from cluster.metrics import ClusterSnapshot, Metrics
 from cluster.names import unknown
@@ -73,7 +73,7 @@ class FrontDoor:
         self._names: list[str] = []
         self._hosts: dict[HostName, HostView] = {}
         self._loads: dict[HostName, HostLoad] = {}
-        self._gate = Gate(lambda: most_inside(self._hosts.values()), MAX_WAITING)
+        self._gates = Gates(lambda: most_inside(self._hosts.values()), MAX_WAITING)
         self._tries: dict[HostName, set[_Try]] = {}
 
     async def close(self) -> None:
@@ -91,7 +91,7 @@ class FrontDoor:
         self._hosts = dict(table.hosts)
         self._loads = {name: load for name, load in self._loads.items() if name in self._hosts}
         self._channels.keep({host.spec.address for host in table.hosts.values()})
-        self._gate.admit()
+        self._gates.admit()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -115,7 +115,7 @@ class FrontDoor:
     def snapshot(self) -> ClusterSnapshot:
         """How busy the cluster is, as far as is known here."""
         states = {name: (host.state, self._loads.get(name, host.load)) for name, host in self._hosts.items()}
-        return ClusterSnapshot(num_inside=len(self.flights), num_waiting=self._gate.num_waiting, hosts=states)
+        return ClusterSnapshot(num_inside=len(self.flights), num_waiting=self._gates.num_waiting, hosts=states)
 
     async def Generate(self, message: serving_pb2.GenerateRequest, context: Caller) -> None:
         """Stream one completion from the host that the router picks."""
@@ -126,9 +126,9 @@ class FrontDoor:
         tenant = dict(context.invocation_metadata() or ()).get(TENANT_KEY, "")
         cost, arrived_s = prompt_tokens(call) + max_tokens(call), time.monotonic()
         with self.flights.open(message.request_id):
-            async with self._gate.entered(str(tenant), message.request_id, cost):
+            async with self._gates.hosts.entered(str(tenant), message.request_id, cost) as place:
                 # Not before: a version that a name stood for may be dropped while its request waits.
-                await self._relay(self._passage(call, message, context, arrived_s))
+                await self._relay(self._passage(call, message, context, arrived_s), place)
 
     def _passage(self, call: Call, message: serving_pb2.GenerateRequest, caller: Caller, arrived_s: float) -> Passage:
         """The request as hosts get it: adapters by version. Raises UnknownAdapter or Unavailable."""
@@ -160,36 +160,45 @@ class FrontDoor:
             raise UnknownAdapter(unknown(name, self._names))
         return self._table.registrations[name]
 
-    async def _relay(self, passage: Passage) -> None:
+    async def _relay(self, passage: Passage, place: Place) -> None:
         tried: set[HostName] = set()
         refusal: Exception | None = None
         for _ in range(MAX_TRIES):
             try:
-                route = self._router.choose(passage.ask, time.monotonic(), exclude=frozenset(tried))
+                route = await self._route(passage, place, frozenset(tried))
             except Exception:
-                if refusal is not None:
-                    raise refusal from None
-                raise
+                if refusal is None:
+                    raise
+                break
             tried.add(route.host)
-            refusal = await self._try(passage, route)
+            refusal = await self._try(passage, route, place)
             if refusal is None:
                 return
         assert refusal is not None
+        is_full = isinstance(refusal, wire.Relayed) and refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        if not is_full:
+            self._gates.failed(place, refusal)
         raise refusal
 
-    async def _try(self, passage: Passage, route: Route) -> Exception | None:
+    async def _route(self, passage: Passage, place: Place, tried: frozenset[HostName]) -> Route:
+        """The router's choice, and for it a place: with those who wait for the same adapter where its host lacks it."""
+        while True:
+            route = self._router.choose(passage.ask, time.monotonic(), exclude=tried)
+            missing = next((fetch.adapter.version for fetch in route.fetches), None)
+            if await place.enter(self._gates.of(missing)):
+                return route
+
+    async def _try(self, passage: Passage, route: Route, place: Place) -> Exception | None:
         """Ask one host; None once it has answered in full, or why another one may be asked. Raises what is final."""
         stub = self._channels.generate(route.address)
-        attempt = _Try(
-            route,
-            stub(passage.message, timeout=passage.caller.time_remaining(), metadata=self._hints(passage, route)),
-            passage.arrived_s,
-        )
+        call = stub(passage.message, timeout=passage.caller.time_remaining(), metadata=self._hints(passage, route))
+        attempt = _Try(route, call, passage.arrived_s)
         self._tries.setdefault(route.host, set()).add(attempt)
         self._router.started(passage.request_id, route, passage.ask)
         try:
             async for reply in attempt.call:
                 if not attempt.num_replies:
+                    place.enter_now(self._gates.hosts)
                     self._router.first_token(passage.request_id, time.monotonic())
                 attempt.num_replies += 1
                 attempt.is_writing = True
@@ -199,7 +208,7 @@ class FrontDoor:
         except grpc.aio.AioRpcError as error:
             return None if attempt.has_final else self._judged(passage, attempt, error)
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if has_left():
                 raise
             # Its channel was closed, or its host is lost.
             return None if attempt.has_final else self._judged(passage, attempt, None)
@@ -289,9 +298,3 @@ def most_inside(hosts: Iterable[HostView]) -> int:
 
 def _can_give(host: HostView, version: Version) -> bool:
     return host.state in (HostState.SERVING, HostState.DRAINING) and host.holds(version)
-
-
-def _is_cancelled() -> bool:
-    """Whether the caller has left, beside whatever else was cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

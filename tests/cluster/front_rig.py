@@ -16,26 +16,29 @@ from cluster import serving_pb2 as pb
 from cluster.front_door import FrontDoor
 from cluster.host_channels import HostChannels
 from cluster.metrics import Metrics
-from cluster.routing import Route
+from cluster.routing import Fetch, Route
 from cluster.server import Server
 from cluster.view import Adapter, HostName, HostSpec, HostState, HostView, Registration, Table
 from lorajax.errors import Unavailable
 from lorajax.spec import Level, Version
 
 PUSHBACK = (("grpc-retry-pushback-ms", "100"),)
-PIRATE = Version("a1" * 32)
-
+PIRATE, SAILOR = Version("a1" * 32), Version("b2" * 32)
 
 _REFUSALS = {
     "end": (grpc.StatusCode.CANCELLED,),
     "drain": (grpc.StatusCode.UNAVAILABLE, "draining", PUSHBACK),
     "full": (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full", PUSHBACK),
+    "lost": (grpc.StatusCode.UNAVAILABLE, f"adapter {PIRATE} cannot be had", PUSHBACK),
     "bad": (grpc.StatusCode.INVALID_ARGUMENT, f"adapter {PIRATE} does not fit"),
 }
 
 
 class ScriptedHost:
-    """Answers as its script says: whole numbers are tokens, others seconds of silence; the rest is done by name."""
+    """Answers as its script says: whole numbers are tokens, others seconds of silence; the rest is done by name.
+
+    What it does for PIRATE alone comes after "pirate".
+    """
 
     def __init__(self, name: str, *script: float | str) -> None:
         self.name, self.script = name, script
@@ -48,7 +51,7 @@ class ScriptedHost:
     async def Generate(self, request, context):
         self.asked.append(request)
         self.hints += [value for key, value in context.invocation_metadata() if key == control_wire.FETCH_KEY]
-        for line in self.script:
+        for line in self._lines(request):
             await self.reached.put(str(line))
             if isinstance(line, int):
                 yield pb.GenerateReply(tokens=[pb.Token(id=line)])
@@ -64,17 +67,24 @@ class ScriptedHost:
                 await context.abort(*_REFUSALS[line])
         yield self._final(request)
 
+    def _lines(self, request):
+        """The script; of what is for PIRATE alone, only its requests hear."""
+        if "pirate" not in self.script or PIRATE in [use.name for use in request.adapters]:
+            return [line for line in self.script if line != "pirate"]
+        return self.script[: self.script.index("pirate")]
+
     def _final(self, request):
         return pb.GenerateReply(final=pb.Final(finish_reason="length", host=self.name, request_id=request.request_id))
 
 
 @dataclass
 class InOrder:
-    """A router that takes the hosts in their order."""
+    """A router that takes the hosts in their order, and believes that they lack what is in `missing`."""
 
     hosts: dict[HostName, str]
     failed_hosts: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
+    missing: set[Version] = field(default_factory=set)
 
     def update(self, table):
         pass
@@ -85,7 +95,9 @@ class InOrder:
     def choose(self, ask, now_s, exclude=frozenset()):
         for name, address in self.hosts.items():
             if name not in exclude:
-                return Route(host=name, address=address, fetches=(), first_token_s=0.0, chosen_s=now_s)
+                missing = [_registration("", version).adapter for version in ask.versions if version in self.missing]
+                fetches = tuple(Fetch(adapter=adapter, peers=()) for adapter in missing)
+                return Route(host=name, address=address, fetches=fetches, first_token_s=0.0, chosen_s=now_s)
         raise Unavailable("no host serves")
 
     def started(self, request_id, route, ask):
@@ -119,7 +131,10 @@ class Rig:
             number=1,
             round=1,
             hosts={name: _view(name, self.addresses[name], states.get(name, HostState.SERVING)) for name in self.hosts},
-            registrations={"pirate": _registration("pirate", PIRATE)},
+            registrations={
+                "pirate": _registration("pirate", PIRATE),
+                "sailor": _registration("sailor", SAILOR),
+            },
             shares={},
         )
 

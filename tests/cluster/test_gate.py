@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from cluster.gate import Gate
-from lorajax.errors import Overloaded
+from cluster.gate import Gate, Gates
+from lorajax.errors import Overloaded, Unavailable
+from lorajax.spec import Version
 from tests.cluster.rig import on_loop
 
 
@@ -109,3 +110,71 @@ async def test_one_that_leaves_at_the_moment_it_would_be_let_in_harms_nobody():
     leave.set()
     await third
     assert (log, gate.num_waiting) == (["c"], 0)
+
+
+async def _fetch(gates: Gates, log: list[str], key: str, version: str, came: asyncio.Event) -> None:
+    """Wait inside for an adapter to come."""
+    async with gates.hosts.entered("t", key, 2000) as place:
+        await place.enter(gates.of(Version(version)))
+        log.append(key)
+        await came.wait()
+        place.enter_now(gates.hosts)
+
+
+@on_loop
+async def test_who_waits_for_an_adapter_leaves_the_room_to_others():
+    gates, log, came = Gates(lambda: 4, 10), [], asyncio.Event()
+    tasks = [asyncio.create_task(_fetch(gates, log, f"a{i}", "a", came)) for i in range(6)]
+    await _settle()
+    tasks += [asyncio.create_task(_pass(gates.hosts, log, f"b{i}", "t", came)) for i in range(5)]
+    await _settle()
+    assert (log, gates.num_waiting) == (["a0", "b0", "b1", "b2", "b3"], 5 + 1)
+    came.set()
+    await asyncio.gather(*tasks)
+    assert (len(log), gates.num_waiting) == (11, 0)
+
+
+@on_loop
+async def test_all_adapters_together_are_waited_for_by_as_many_as_hosts_are_sent():
+    gates, log, came = Gates(lambda: 8, 100), [], asyncio.Event()
+    tasks = [asyncio.create_task(_fetch(gates, log, f"{v}{i}", v, came)) for i in range(3) for v in "abcdefgh"]
+    await _settle()
+    assert sorted(log) == [f"{v}0" for v in "abcdefgh"]
+    came.set()
+    await asyncio.gather(*tasks)
+    assert (len(log), gates.num_waiting) == (24, 0)
+
+
+@on_loop
+async def test_who_has_come_in_despite_the_limit_counts():
+    gates, log, came = Gates(lambda: 1, 10), [], asyncio.Event()
+    inside = asyncio.create_task(_pass(gates.hosts, log, "in", "t", leave := asyncio.Event()))
+    await _settle()
+    async with gates.of(Version("a")).entered("t", "a", 2000) as place:
+        place.enter_now(gates.hosts)
+        leave.set()
+        await inside
+        waiting = asyncio.create_task(_pass(gates.hosts, log, "next", "t", came))
+        await _settle()
+        assert (log, gates.num_waiting) == (["in"], 1)
+    came.set()
+    await waiting
+    assert log == ["in", "next"]
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+@on_loop
+async def test_one_cancelled_at_the_moment_it_is_refused_took_no_room(is_later):
+    gate, log, leave = Gate(lambda: 1, 10), [], asyncio.Event()
+    async with gate.entered("t", "a", 2000):
+        second = asyncio.create_task(_pass(gate, log, "b", "t", leave))
+        await _settle()
+        for step in (second.cancel, lambda: gate.refuse(Unavailable("gone")))[:: -1 if is_later else 1]:
+            step()
+        await _settle()
+        third = asyncio.create_task(_pass(gate, log, "c", "t", leave))
+        await _settle()
+        assert (second.cancelled(), log, gate.num_waiting) == (True, [], 1)
+    leave.set()
+    await third
+    assert gate.num_waiting == 0
