@@ -12,11 +12,8 @@ import numpy.typing as npt
 import orbax.checkpoint as ocp
 
 from checkpoints import names
-from checkpoints.shapes import METADATA
-from checkpoints.shapes import read_stored_spec as read_spec
+from checkpoints.shapes import read_stored_spec
 from lorajax.spec import ModelSpec
-
-__all__ = ["METADATA", "read_spec", "restore", "save"]
 
 
 def save(path: Path, spec: ModelSpec, weights: Mapping[str, jax.Array]) -> None:
@@ -37,9 +34,9 @@ def restore(
     """Arrays by name, each straight onto its sharding and cast to `dtype`; a process reads only its own shards.
 
     The sharding may differ from the one that was saved.
-    Raises: MalformedCheckpoint as `read_spec` does, or if the arrays are not those of the spec.
+    Raises: MalformedCheckpoint as `read_stored_spec` does, or if the arrays are not those of the spec.
     """
-    wanted = {weight.name: weight.shape for weight in names.weights(read_spec(path))}
+    wanted = {weight.name: weight.shape for weight in names.weights(read_stored_spec(path))}
     with _checkpointer() as checkpointer:
         stored = checkpointer.metadata(path.absolute()).item_metadata["weights"].tree
         names.check(wanted, {name: tuple(array.shape) for name, array in stored.items()}, (), path.name)

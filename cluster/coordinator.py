@@ -295,6 +295,5 @@ class Coordinator:
             self._names.put(replace(one, adapter=replace(one.adapter, min_copies=min_copies)))
         self._rounds.number = event.round
         self._rounds.is_blind = bool(event.registrations)
-        self._orders.restart(event.round)
-        # Beyond the tables of earlier coordinators, as orders are: a front door tells by the number which one is later.
-        self._number = event.round * 2**24
+        # Tables, too, are numbered beyond those of earlier coordinators: a front door tells by that which one is later.
+        self._number = self._orders.restart(event.round)

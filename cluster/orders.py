@@ -40,9 +40,10 @@ class Orders:
         self._waiting: dict[HostName, dict[int, HostCommand]] = {}
         self._host_of: dict[int, HostName] = {}
 
-    def restart(self, round_number: int) -> None:
-        """Number beyond everything that an earlier coordinator gave out by this round."""
+    def restart(self, round_number: int) -> int:
+        """Number beyond everything that an earlier coordinator gave out by this round; returns where that begins."""
         self._last = round_number * _NUMBERS_PER_ROUND
+        return self._last
 
     def number(self) -> int:
         """A new number, of a command or a ticket; larger than all before."""

@@ -209,10 +209,11 @@ class Router:
                 retry_s=min(_MAX_RETRY_S, wait_s - left_s),
             )
         best = self._best(in_time, ask)
+        missing = (one for one in ask.versions if one in self._adapters and not best.host.holds(one))
         return Route(
             host=best.name,
             address=best.host.spec.address,
-            fetches=tuple(self._fetch(version, best.name) for version in self._missing(ask.versions, best.host)),
+            fetches=tuple(self._fetch(version, best.name) for version in missing),
             first_token_s=best.first_s,
             chosen_s=now_s,
         )
@@ -286,11 +287,6 @@ class Router:
             return 0.0
         seconds = self._adapters[version].num_bytes / self._points.fetch_bytes_per_s
         return seconds if level is Level.STORE else seconds / _LOAD_SPEEDUP
-
-    def _missing(self, versions: Iterable[Version], host: HostTime) -> Iterable[Version]:
-        for version in versions:
-            if version in self._adapters and not host.holds(version):
-                yield version
 
     def _fetch(self, version: Version, target: HostName) -> Fetch:
         """Whom the adapter can be had from: of the planned hosts if they have it, else of any."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from checkpoints import hf, store
+from checkpoints import hf, shapes, store
 from lorajax.errors import MalformedCheckpoint
 from tests.checkpoints.base_models import CONFIGS, LLAMA, assert_same, ours, tensors, write_config
 
@@ -29,7 +29,7 @@ def saved(tmp_path, config=LLAMA):
 @pytest.mark.parametrize("config", [LLAMA, SCALED, CONFIGS["qwen3"]])
 def test_spec_comes_back_equal(tmp_path, config):
     path, spec = saved(tmp_path, config=config)
-    assert store.read_spec(path) == spec
+    assert shapes.read_stored_spec(path) == spec
 
 
 def test_weights_come_back_bit_for_bit(tmp_path):
@@ -66,12 +66,12 @@ def test_failed_save_leaves_no_model(tmp_path):
     assert not (tmp_path / "model").exists()
     for left in tmp_path.glob("model*"):
         with pytest.raises(MalformedCheckpoint):
-            store.read_spec(left)
+            shapes.read_stored_spec(left)
 
 
 def test_folder_without_its_commit_is_refused(tmp_path):
     path, _ = saved(tmp_path)
-    (path / store.METADATA).write_text('{"commit_timestamp_nsecs": null}')
+    (path / shapes.METADATA).write_text('{"commit_timestamp_nsecs": null}')
     with pytest.raises(MalformedCheckpoint, match="its save never ended"):
         store.restore(path, shardings(4, 1), np.float32)
 
@@ -80,7 +80,7 @@ def test_spec_of_another_program_is_refused(tmp_path):
     path, _ = saved(tmp_path)
     (path / "spec" / "metadata").write_text('{"model": "gpt"}')
     with pytest.raises(MalformedCheckpoint, match="not one of ours"):
-        store.read_spec(path)
+        shapes.read_stored_spec(path)
 
 
 def test_arrays_that_are_not_those_of_the_spec_are_named(tmp_path):

@@ -17,18 +17,6 @@ from tests.cluster.rig import on_loop
 from tests.fakes import write_adapter
 
 
-@pytest.fixture
-def rig(tmp_path):
-    with pooling(tmp_path) as rig:
-        yield rig
-
-
-@pytest.fixture
-def elsewhere(tmp_path):
-    """An adapter outside the roots: only peers can give it."""
-    return made(tmp_path / "elsewhere")
-
-
 @on_loop
 async def test_adapter_comes_from_the_first_peer_that_gives_it(rig, elsewhere):
     pages, known = elsewhere

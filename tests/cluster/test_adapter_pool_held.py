@@ -9,20 +9,8 @@ from cluster.control_wire import fetch_hint
 from lorajax.errors import BadRequest, UnknownAdapter
 from lorajax.spec import Level
 from tests.cluster.host_rig import made
-from tests.cluster.pool_rig import future, pooling, settle
+from tests.cluster.pool_rig import future, settle
 from tests.cluster.rig import on_loop
-
-
-@pytest.fixture
-def rig(tmp_path):
-    with pooling(tmp_path) as rig:
-        yield rig
-
-
-@pytest.fixture
-def elsewhere(tmp_path):
-    """An adapter outside the roots: only peers can give it."""
-    return made(tmp_path / "elsewhere")
 
 
 @on_loop
