@@ -100,7 +100,9 @@ class HostTime:
         """Count a request no more."""
         self._requests -= 1
         self._step_s -= work.cost_s
-        self.ranks -= Counter((work.rank,))
+        self.ranks[work.rank] -= 1
+        if not self.ranks[work.rank]:
+            del self.ranks[work.rank]
         if not self._requests:  # what rounding has left
             self._prompt_tokens, self._prompt_s, self._step_s = 0, 0.0, 0.0
 

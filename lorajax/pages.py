@@ -1,6 +1,6 @@
 """Numbered pages of device memory: which are taken. Owns: the free list. Does not: touch memory."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 
 class PagePool:
@@ -31,18 +31,19 @@ class PagePool:
 
     def take(self, num_pages: int) -> tuple[int, ...]:
         """Hand out free pages; the caller has checked `num_free`."""
-        assert 0 <= num_pages <= self.num_free, f"{num_pages} pages asked for, {self.num_free} free"
-        place = len(self._free) - num_pages
-        pages = tuple(self._free[: place - 1 if place else None : -1]) if num_pages else ()
-        del self._free[place:]
+        free, is_taken = self._free, self._is_taken
+        place = len(free) - num_pages
+        assert 0 <= place <= len(free), f"{num_pages} pages asked for, {len(free)} free"
+        pages = tuple(reversed(free[place:]))
+        del free[place:]
         for page in pages:
-            self._is_taken[page] = True
+            is_taken[page] = True
         return pages
 
-    def give_back(self, pages: Iterable[int]) -> None:
+    def give_back(self, pages: Sequence[int]) -> None:
         """Make pages free again."""
         is_taken = self._is_taken
         for page in pages:
             assert is_taken[page], f"page {page} is free already"
             is_taken[page] = False
-            self._free.append(page)
+        self._free += pages

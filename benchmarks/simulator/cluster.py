@@ -77,11 +77,11 @@ class _Cluster:
 
     def pass_time(self, most_late: float) -> None:
         """Let all of it happen, or as much as it takes for more requests than that to be late."""
-        outcomes, num = self._front.outcomes, len(self._workload.arrivals)
+        outcomes, late, num = self._front.outcomes, self._front.late, len(self._workload.arrivals)
         self._start()
         self._arrive(0)
         with _without_collection():
-            self._clock.run(lambda: len(outcomes) == num or self.num_late > most_late)
+            self._clock.run(lambda: len(outcomes) == num or len(late) > most_late)
 
     def result(self) -> Run:
         """What came of it, after all of it has happened."""

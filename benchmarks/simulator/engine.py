@@ -16,6 +16,7 @@ from benchmarks.simulator.site import Site
 from benchmarks.simulator.timing import Timing
 from lorajax.plan import StepPlan
 from lorajax.scheduler import Scheduler
+from lorajax.sequence import Sequence
 from lorajax.spec import Failed, Finished, Request, Token, TokenEvent, Version
 
 _TOKEN = Token(id=0)
@@ -56,6 +57,8 @@ class Engine:
         self._timer: Timer | None = None
         self._plan: StepPlan | None = None
         self._began_s = 0.0
+        self._sequences: tuple[Sequence, ...] = ()
+        """Of the plan's decoding, and of the plan before: what follows is worked out anew only where they change."""
         self._decoding: list[Flight] = []
         """Who gets a token in each step of the plan, besides its chunks."""
         self._versions: Mapping[Version, int] = {}
@@ -121,8 +124,10 @@ class Engine:
             return False
         self._plan, self._began_s = plan, now_s
         sequences = plan.decoding.sequences if plan.decoding else ()
-        self._decoding = [self.flights[sequence.request.id] for sequence in sequences]
-        self._versions = Counter(map(_VERSION, self._decoding))
+        if sequences != self._sequences:
+            flights, self._sequences = self.flights, sequences
+            self._decoding = [flights[sequence.request.id] for sequence in sequences]
+            self._versions = Counter(map(_VERSION, self._decoding))
         self._ends = self.timing.ends_s(plan, self._versions, now_s)
         self._timer = self._clock.at(self._ends[-1], self._end, self._turn)
         return True

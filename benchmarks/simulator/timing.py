@@ -1,6 +1,7 @@
 """How long steps of the product's scheduler take. Owns: from plans to work. Models no device (device.py does)."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 from benchmarks.simulator.device import StepWork
 from benchmarks.simulator.hardware import Hardware
@@ -36,13 +37,11 @@ class Timing:
             context += chunk.start + num_tokens
             counts = prompts if num_tokens > 1 else decoding
             counts[version] = counts.get(version, 0) + num_tokens
-        num, context_s, ends = sum(decoding.values()), hardware.step.context_s, []
+        num, context_s = sum(decoding.values()), hardware.step.context_s
         step_s = writes_s + self._computing_s(prompts, decoding)
-        for _ in range(plan.num_steps):
-            now_s += step_s + context_s * context
-            ends.append(now_s)
-            context += num
-        return ends
+        steps_s = [step_s + context_s * (context + number * num) for number in range(plan.num_steps)]
+        steps_s[0] += now_s
+        return list(accumulate(steps_s))
 
     def _computing_s(self, prompts: Mapping[Version, int], decoding: Mapping[Version, int]) -> float:
         """Without KV: that part grows from step to step."""
