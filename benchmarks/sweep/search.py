@@ -17,7 +17,7 @@ from benchmarks import machine
 from benchmarks.outcomes import claims, sweep_tables, sweeps
 from benchmarks.outcomes.block import aligned
 from benchmarks.outcomes.sweeps import Bound, Case, Limit, Need, Point, Sweep, Trial
-from benchmarks.sweep.tasks import CALM, CROWD, FORECAST, INTERFERENCE, LOSS, RANK_8, Source, Task
+from benchmarks.sweep.tasks import CALM, CROWD, FEWER, FORECAST, INTERFERENCE, LOSS, RANK_8, Source, Task
 
 _CURVE = (0.3, 1.3)
 """From which to which part of the highest load the curve of the first seed goes."""
@@ -209,19 +209,21 @@ def _bound(wanted: Wanted, source: Source, limit: Limit) -> Bound:
 
 
 def _trials(source: Source, limit: Limit) -> Iterator[Trial]:
-    rate = float(f"{limit.rate * _TRIAL_LOAD:.6g}")
+    case = limit.case
+    calm = Task(case=case, rate=float(f"{limit.rate * _TRIAL_LOAD:.6g}"), variant=CALM)
     for variant in (FORECAST, LOSS, CROWD):
-        yield _trial(source, Task(case=limit.case, rate=rate), (CALM, variant), _GOAL)
+        yield _trial(source, calm, replace(calm, variant=variant), variant, _GOAL)
+    if case.hosts > 1:
+        yield _trial(source, calm, replace(calm, case=replace(case, hosts=case.hosts - 1)), FEWER)
 
 
-def _trial(source: Source, task: Task, variants: tuple[str, str], goal: float | None) -> Trial:
-    calm, disturbed = (source.point(replace(task, variant=variant)) for variant in variants)
+def _trial(source: Source, calm: Task, disturbed: Task, disturbance: str, goal: float | None = None) -> Trial:
     return Trial(
-        case=task.case,
-        rate=task.rate,
-        disturbance=variants[1],
-        calm_s=calm.tail_ttft_s,
-        disturbed_s=disturbed.tail_ttft_s,
+        case=calm.case,
+        rate=calm.rate,
+        disturbance=disturbance,
+        calm_s=source.point(calm).tail_ttft_s,
+        disturbed_s=source.point(disturbed).tail_ttft_s,
         goal=goal,
     )
 
@@ -244,7 +246,8 @@ def _interference(wanted: Wanted, source: Source, seed_and_slo: tuple[int, float
     if number is None:
         return ()
     rates = [float(f"{part * _rate(wanted, number):.3g}") for part in _INTERFERENCE_LOADS]
-    return tuple(_trial(source, Task(case=case, rate=rate), (RANK_8, INTERFERENCE), None) for rate in rates)
+    alone = [Task(case=case, rate=rate, variant=RANK_8) for rate in rates]
+    return tuple(_trial(source, one, replace(one, variant=INTERFERENCE), INTERFERENCE) for one in alone)
 
 
 def _lean(found: _Found) -> Iterator[Point]:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.outcomes import claims, sweeps
 from benchmarks.sweep import search
 from benchmarks.sweep.search import Wanted
-from benchmarks.sweep.tasks import INTERFERENCE
+from benchmarks.sweep.tasks import FEWER, INTERFERENCE
 from tests.benchmarks.outcomes.made_sweep import point
 
 _SUSTAINED = {"ours": 10.0, "loraserve": 7.5, "contiguous": 5.0, "random": 0.0}
@@ -135,9 +135,21 @@ def test_fewest_hosts_are_found(tmp_path):
 
 def test_ours_is_disturbed_below_its_limit(tmp_path):
     sweep, _ = _run(tmp_path, has_trials=True, systems=("ours", "loraserve"), kernels=("rank-exact",))
-    assert len(sweep.trials) == 3
+    assert len(sweep.trials) == 4
     assert {one.case.system for one in sweep.trials} == {"ours"}
     assert all(one.rate == pytest.approx(0.7 * sweep.limits[0].rate, rel=1e-5) for one in sweep.trials)
+
+
+def test_lost_host_is_shown_beside_one_host_fewer(tmp_path):
+    sweep, _ = _run(tmp_path, has_trials=True)
+    (fewer,) = (one for one in sweep.trials if one.disturbance == FEWER)
+    assert (fewer.case.hosts, fewer.goal) == (4, None)
+    assert fewer.disturbed_s / fewer.calm_s == pytest.approx((4 / 3) ** 4)
+
+
+def test_one_host_alone_is_not_made_fewer(tmp_path):
+    sweep, _ = _run(tmp_path, has_trials=True, hosts=1)
+    assert FEWER not in {one.disturbance for one in sweep.trials}
 
 
 def test_rank_8_is_put_beside_rank_128_on_one_padded_host(tmp_path):
