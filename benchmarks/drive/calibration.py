@@ -67,6 +67,7 @@ def calibrated(
         store_bytes_per_s=link_bytes_per_s,
         load_bytes_per_s=page_bytes / max(fit.write_s, 1e-9),
         relay_s=statistics.median(relay_s),
+        jitter=fit.jitter,
     )
     return Calibration(hardware=hardware, fit=fit)
 

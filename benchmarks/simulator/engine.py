@@ -46,7 +46,7 @@ class Engine:
         """Start empty. Of steps that end at one moment the one with the smaller turn ends first."""
         hardware = site.config.hardware
         self.scheduler = Scheduler(hardware.limits)
-        self.timing = Timing(hardware)
+        self.timing = Timing(hardware, turn)
         self.flights: dict[str, Flight] = {}
         self.tokens: defaultdict[Version, int] = defaultdict(int)
         """Of prompts that came, and generated, since somebody emptied it."""
@@ -140,6 +140,7 @@ class Engine:
         """Take the next steps of the plan."""
         assert self._plan is not None, "there are steps to take"
         taken, self._ends = self._ends[:num_steps], self._ends[num_steps:]
+        self.timing.took(num_steps)
         for end_s in taken:  # one by one, as floats are added up otherwise
             self.busy_s += end_s - self._began_s
             self._began_s = end_s

@@ -42,6 +42,8 @@ class Fit:
     p95_error: float
     total_error: float
     """Of the sum of all steps: positive where the model is slower."""
+    jitter: tuple[float, ...]
+    """What each step took, as a part of what the model says, over the mean of that."""
 
 
 def fitted(steps: Sequence[Step]) -> Fit:
@@ -59,7 +61,9 @@ def fitted(steps: Sequence[Step]) -> Fit:
     scale = np.maximum(columns.max(axis=0), 1.0)
     cost = nnls((columns / scale / usual[:, None])[kept], (seconds / usual)[kept])[0] / scale
     counts = columns[:, : len(kinds)].sum(axis=0)
-    error = columns @ cost - seconds
+    model = columns @ cost
+    error = model - seconds
+    ratios = np.clip(seconds / np.maximum(model, seconds / _TOO_LONG), 1 / _TOO_LONG, None)
     context_s, adapters_s, token_s, row_s, prefill_row_s, decode_row_s, write_s = cost[len(kinds) :].tolist()
     times = {kind: (float(second), int(count)) for kind, second, count in zip(kinds, cost, counts, strict=False)}
     return Fit(
@@ -77,6 +81,7 @@ def fitted(steps: Sequence[Step]) -> Fit:
         median_error=float(np.median(np.abs(error) / seconds)),
         p95_error=float(np.quantile(np.abs(error) / seconds, 0.95)),
         total_error=float(error.sum() / seconds.sum()),
+        jitter=tuple((ratios / ratios.mean()).tolist()),
     )
 
 

@@ -36,6 +36,9 @@ class Hardware:
     """Of a fetch, besides its bytes."""
     relay_s: float = 0.001
     """Front door, both ways: what a request takes besides steps."""
+    jitter: tuple[float, ...] = (1.0,)
+    """What a step takes, as a part of what the model says: of one after the other, from the start again; 1 in the mean.
+    """
 
     def adapter_bytes(self, rank: int) -> int:
         """What an adapter takes, wherever it is."""

@@ -25,7 +25,7 @@ def read(path: Path) -> Hardware:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))["hardware"]
         step, limits = fields.pop("step"), fields.pop("limits")
-        limits["stop_token_ids"] = tuple(limits["stop_token_ids"])
+        limits["stop_token_ids"], fields["jitter"] = tuple(limits["stop_token_ids"]), tuple(fields["jitter"])
         return Hardware(
             **fields,
             step=StepModel(**step | {"base": _base(step["base"]), "kernels": Kernels(step["kernels"])}),

@@ -10,14 +10,17 @@ from lorajax.spec import Request, Version
 
 BASE = Version("")
 """What a request without an adapter counts as."""
+_STRIDE = 7919
+"""From the jitter of one host to that of the next."""
 
 
 class Timing:
     """Seconds of steps on one host. Those that a plan stands for come to exactly the same one by one."""
 
-    def __init__(self, hardware: Hardware) -> None:
-        """Know no adapters."""
+    def __init__(self, hardware: Hardware, turn: int) -> None:
+        """Know no adapters; hosts with other turns have other jitter."""
         self._hardware = hardware
+        self._place = turn * _STRIDE
         self.rank_of: dict[Version, int] = {BASE: 0}
         """Of all adapters that requests use."""
         self.host_rank = 0
@@ -39,9 +42,17 @@ class Timing:
             counts[version] = counts.get(version, 0) + num_tokens
         num, context_s = sum(decoding.values()), hardware.step.context_s
         step_s = writes_s + self._computing_s(prompts, decoding)
-        steps_s = [step_s + context_s * (context + number * num) for number in range(plan.num_steps)]
+        jitter, place = hardware.jitter, self._place
+        steps_s = [
+            (step_s + context_s * (context + number * num)) * jitter[(place + number) % len(jitter)]
+            for number in range(plan.num_steps)
+        ]
         steps_s[0] += now_s
         return list(accumulate(steps_s))
+
+    def took(self, num_steps: int) -> None:
+        """Know that so many steps of the last plan were taken."""
+        self._place += num_steps
 
     def _computing_s(self, prompts: Mapping[Version, int], decoding: Mapping[Version, int]) -> float:
         """Without KV: that part grows from step to step."""

@@ -17,7 +17,7 @@ PAGE = 1000
 RANKS = {"a": 8, "b": 16, "c": 16, "d": 64, "e": 128}
 
 
-def hardware(*, num_kv_pages=24, num_adapter_pages=20, host_bytes=100 * PAGE, **sizes):
+def hardware(*, num_kv_pages=24, num_adapter_pages=20, host_bytes=100 * PAGE, jitter=(1.0,), **sizes):
     """A host of a few pages, whose steps take 0.1 s and more: everything that can run out does."""
     sizes = {"max_batch_tokens": 32, "interleaved_tokens": 16, "max_sequences": 4, "page_writes_per_step": 3} | sizes
     engine = EngineConfig(kv_bytes=1, adapter_bytes=1, host_adapter_bytes=host_bytes, kv_page_tokens=4, **sizes)
@@ -42,6 +42,7 @@ def hardware(*, num_kv_pages=24, num_adapter_pages=20, host_bytes=100 * PAGE, **
         link_bytes_per_s=50_000.0,
         store_bytes_per_s=10_000.0,
         load_bytes_per_s=1e6,
+        jitter=jitter,
     )
 
 
@@ -74,6 +75,7 @@ HARDWARE = st.builds(
     host_bytes=st.integers(17, 40).map(lambda pages: pages * PAGE),
     max_sequences=st.integers(1, 8),
     max_batch_tokens=st.sampled_from((8, 16, 64)),
+    jitter=st.sampled_from(((1.0,), (1.0, 1.5, 1.0, 3.0, 1.25))),
 )
 
 LOSSES = st.lists(

@@ -53,6 +53,15 @@ def test_exact_times_give_the_exact_model():
     assert (fit.median_error, fit.total_error) == pytest.approx((0, 0), abs=1e-9)
 
 
+def test_jitter_is_what_steps_took_one_after_the_other():
+    calm, noisy = (np.array(fitted(steps(2000, noise=noise)).jitter) for noise in (0.0, 0.2))
+    np.testing.assert_allclose(calm, 1.0, rtol=1e-6)
+    assert noisy.mean() == pytest.approx(1.0)
+    assert noisy.std() == pytest.approx(0.2, rel=0.15)
+    chance = np.array([one.seconds for one in steps(2000, noise=0.2)]) / [one.seconds for one in steps(2000)]
+    assert np.corrcoef(noisy, chance)[0, 1] > 0.9
+
+
 def test_noise_leaves_the_total_right():
     fit = fitted(steps(2000, noise=0.2))
     assert fit.total_error == pytest.approx(0, abs=0.01)
