@@ -161,7 +161,7 @@ def _merged(levels: Sequence[Level], slo_s: float) -> Level:
         p95_s=p95_s,
         median_s=float(np.median([level.median_s for level in levels])),
         num_requests=sum(level.num_requests for level in levels),
-        failed=sum((Counter(level.failed) for level in levels), Counter()),
+        failed=dict(sum((Counter(level.failed) for level in levels), Counter())),
         held_bytes=float(np.mean([level.held_bytes for level in levels])),
         is_within=p95_s <= slo_s,
     )
