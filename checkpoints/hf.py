@@ -96,13 +96,20 @@ def read_weights(folder: Path, spec: ModelSpec, dtype: npt.DTypeLike) -> Iterato
     wanted = {part.hf: part.shape for weight in tree for part in weight.parts}
     found = {name: entry.shape for name, entry in files.entries.items()}
     head, embed = "lm_head.weight", "model.embed_tokens.weight"
+    has_only_head = spec.tied_embeddings and head in found and embed not in found
+    if has_only_head:  # whoever wrote the file kept one name for both, and this is the first of the alphabet
+        found[embed] = found.pop(head)
     ignored = {name for name in found if _IGNORED.fullmatch(name)} | ({head} if spec.tied_embeddings else set())
     names.check(wanted, found, ignored, folder.name)
     if spec.tied_embeddings and head in found and not np.array_equal(files.read(head), files.read(embed)):
         raise UnsupportedModel(
             f"config.json: tie_word_embeddings is true, but {head} differs from {embed}; set it to false or drop {head}"
         )
-    return ((weight.name, names.assemble(weight, lambda part: files.read(part.hf), dtype)) for weight in tree)
+
+    def read(part: names.Part) -> np.ndarray:
+        return files.read(head if has_only_head and part.hf == embed else part.hf)
+
+    return ((weight.name, names.assemble(weight, read, dtype)) for weight in tree)
 
 
 def _family(config: Fields) -> Literal["llama", "qwen2", "qwen3"]:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
@@ -68,13 +69,21 @@ def _load_folder(folder: Path, strftime_now: Clock) -> tuple[Tokenizer, ChatTemp
         inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
         raise UnsupportedModel(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
-    path = folder / "tokenizer_config.json"
-    config = read_fields(path) if os.path.isfile(path) else Fields(source=path.name, values={})
+    config = _settings(folder)
     named = {name: token for name in _NAMED_TOKENS if (token := _content(config, name))}
     _add_tokens(inner, config, named)
     if config.values.get("add_bos_token") is not None:
         _set_bos(inner, named.get("bos_token") if config.flag("add_bos_token", default=False) else None)
     return _with_template(inner, named, _template_source(folder, config), strftime_now)
+
+
+def _settings(folder: Path) -> Fields:
+    """`tokenizer_config.json`; before it listed added tokens, a file of their own named the special ones."""
+    path, older = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
+    config = read_fields(path) if os.path.isfile(path) else Fields(source=path.name, values={})
+    if "added_tokens_decoder" in config.values or not os.path.isfile(older):
+        return config
+    return replace(config, values={**config.values, **read_fields(older).values})
 
 
 def _with_template(

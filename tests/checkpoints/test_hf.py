@@ -76,6 +76,13 @@ def test_head_equal_to_the_tied_embedding_is_ignored(tmp_path):
     assert "head" not in dict(hf.read_weights(folder, hf.read_spec(folder), np.float32))
 
 
+def test_head_stands_for_the_tied_embedding_where_only_it_was_written(tmp_path):
+    theirs = tensors("llama", tied=True)
+    renamed = {name.replace("model.embed_tokens", "lm_head"): array for name, array in theirs.items()}
+    folder = write_folder(tmp_path, LLAMA | {"tie_word_embeddings": True}, renamed)
+    assert_same(dict(hf.read_weights(folder, hf.read_spec(folder), np.float32)), ours(theirs))
+
+
 def test_head_that_differs_from_the_tied_embedding_is_refused(tmp_path):
     folder = write_folder(tmp_path, LLAMA | {"tie_word_embeddings": True}, tensors("llama"))
     with pytest.raises(UnsupportedModel, match="tie_word_embeddings"):

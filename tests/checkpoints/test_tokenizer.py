@@ -134,6 +134,14 @@ def test_tokens_that_only_the_config_knows_are_added(tmp_path):
     assert size + 1 not in tokenizer.special_tokens
 
 
+@pytest.mark.parametrize(("config", "is_named"), [({}, True), ({"added_tokens_decoder": {}}, False)])
+def test_special_tokens_of_older_folders_are_in_a_file_of_their_own(tmp_path, config, is_named):
+    folder = write_folder(tmp_path, config | {"chat_template": "{{ bos_token }}|"})
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<s>"}}))
+    template = load(folder)[1]
+    assert dict(template.variables) == ({"bos_token": "<s>"} if is_named else {})
+
+
 @pytest.mark.parametrize(
     "config",
     [
