@@ -17,7 +17,7 @@ from cluster.view import HostName
 CHUNK_BYTES = 8 * 2**20
 """Bytes that each device sends at once."""
 _STEP_BYTES = 2**20
-"""The last chunk of a transfer is a multiple of it: one is cheaper than several, and few sizes are compiled."""
+"""The last chunk of a transfer is a multiple of it: one is cheaper than several, and at most eight are compiled."""
 _AHEAD = 2
 """Chunks under way: one is copied while another moves. A transfer takes so many of device memory, at both ends."""
 _HOST, _DEVICE = "host", "device"

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -83,7 +83,8 @@ class FrontDoor:
     def update(self, table: Table) -> None:
         """Route by a new table; what runs on a host that is lost, or has started anew, is lost too."""
         self._table, self._names = table, sorted(table.registrations)
-        self._router.update(table)
+        with self._gates.noticing(self._router.holds, table.hosts):
+            self._router.update(table)
         for name, host in self._hosts.items():
             new = table.hosts.get(name)
             if new is None or new.state is HostState.LOST or new.spec.incarnation != host.spec.incarnation:
@@ -127,8 +128,7 @@ class FrontDoor:
         cost, arrived_s = prompt_tokens(call) + max_tokens(call), time.monotonic()
         with self.flights.open(message.request_id):
             async with self._gates.hosts.entered(str(tenant), message.request_id, cost) as place:
-                # Not before: a version that a name stood for may be dropped while its request waits.
-                await self._relay(self._passage(call, message, context, arrived_s), place)
+                await self._relay(lambda: self._passage(call, message, context, arrived_s), place)
 
     def _passage(self, call: Call, message: serving_pb2.GenerateRequest, caller: Caller, arrived_s: float) -> Passage:
         """The request as hosts get it: adapters by version. Raises UnknownAdapter or Unavailable."""
@@ -160,12 +160,12 @@ class FrontDoor:
             raise UnknownAdapter(unknown(name, self._names))
         return self._table.registrations[name]
 
-    async def _relay(self, passage: Passage, place: Place) -> None:
+    async def _relay(self, asked: Callable[[], Passage], place: Place) -> None:
         tried: set[HostName] = set()
         refusal: Exception | None = None
         for _ in range(MAX_TRIES):
             try:
-                route = await self._route(passage, place, frozenset(tried))
+                passage, route = await self._route(asked, place, tried)
             except Exception:
                 if refusal is None:
                     raise
@@ -175,18 +175,16 @@ class FrontDoor:
             if refusal is None:
                 return
         assert refusal is not None
-        is_full = isinstance(refusal, wire.Relayed) and refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        if not is_full:
-            self._gates.failed(place, refusal)
         raise refusal
 
-    async def _route(self, passage: Passage, place: Place, tried: frozenset[HostName]) -> Route:
+    async def _route(self, asked: Callable[[], Passage], place: Place, tried: set[HostName]) -> tuple[Passage, Route]:
         """The router's choice, and for it a place: with those who wait for the same adapter where its host lacks it."""
         while True:
-            route = self._router.choose(passage.ask, time.monotonic(), exclude=tried)
+            passage = asked()  # anew after each wait: a version that a name stood for may be dropped meanwhile
+            route = self._router.choose(passage.ask, time.monotonic(), exclude=frozenset(tried))
             missing = next((fetch.adapter.version for fetch in route.fetches), None)
             if await place.enter(self._gates.of(missing)):
-                return route
+                return passage, route
 
     async def _try(self, passage: Passage, route: Route, place: Place) -> Exception | None:
         """Ask one host; None once it has answered in full, or why another one may be asked. Raises what is final."""
@@ -261,7 +259,8 @@ class FrontDoor:
     def beat(self, host: HostName, state: HostState, load: HostLoad, copies: Mapping[Version, Level] | None) -> None:
         """Route by what a host has just said."""
         self._loads[host] = load
-        self._router.beat(host, state, load, copies, time.monotonic())
+        with self._gates.noticing(self._router.holds, (host,)):
+            self._router.beat(host, state, load, copies, time.monotonic())
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The Inference service; replies pass as the bytes they came as."""

@@ -5,15 +5,16 @@ Does not: choose hosts. What waits here can still go anywhere and is served fair
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from weakref import WeakValueDictionary
 
 from cluster.fair_queue import FairQueue
+from cluster.view import HostName
 from lorajax.spec import Version
 
 _FETCH_PARTS = 4
 """An adapter's requests may wait for it in one of so many parts of the places that there are before the hosts; where
-more adapters are on their way, in one of as many: no more wait for all of them than the hosts are sent at once."""
+more adapters are on their way, in one of as many."""
 
 
 class Gate:
@@ -27,7 +28,7 @@ class Gate:
         self._limit = limit
         self._num_inside = 0
         self._queue = FairQueue(max_waiting)
-        self._turns: dict[str, asyncio.Future[Exception | None]] = {}
+        self._turns: dict[str, asyncio.Future[None]] = {}
 
     @property
     def num_waiting(self) -> int:
@@ -53,31 +54,28 @@ class Gate:
             if not (turn := self._turns.pop(key)).done():  # else its caller has just left, and gives the room back
                 turn.set_result(None)
 
-    def refuse(self, error: Exception) -> None:
-        """Let in none of those that wait: `error` is what they are told."""
-        for key, turn in tuple(self._turns.items()):
-            if not turn.done():
-                del self._turns[key]
-                self._queue.remove(key)
-                turn.set_result(error)
+    def open(self) -> None:
+        """Let in all who wait, whether or not there is room."""
+        while (key := self._queue.take()) is not None:
+            self._num_inside += 1
+            if not (turn := self._turns.pop(key)).done():
+                turn.set_result(None)
 
     async def enter(self, tenant: str, key: str, cost: float) -> None:
-        """Come in, after waiting for it. Raises: Overloaded where too many wait already; what `refuse` was given."""
+        """Come in, after waiting for it. Raises Overloaded where too many wait already."""
         if not self._turns and self._num_inside < self._limit():
             self._num_inside += 1
             return
         self._queue.put(tenant, key, cost)
         turn = self._turns[key] = asyncio.get_running_loop().create_future()
         try:
-            error = await turn
+            await turn
         except asyncio.CancelledError:
-            if self._turns.pop(key, None) is not None:
-                self._queue.remove(key)
-            elif turn.cancelled() or turn.result() is None:
+            if self._turns.pop(key, None) is None:
                 self.leave()  # was let in at the very moment its caller left
+            else:
+                self._queue.remove(key)
             raise
-        if error is not None:
-            raise error
 
     def enter_now(self) -> None:
         """Come in, whether or not there is room."""
@@ -97,7 +95,7 @@ class Place:
 
     def __init__(self, tenant: str, key: str, cost: float) -> None:
         """Begin outside."""
-        self._who = tenant, key, cost
+        self._tenant, self._key, self._cost = tenant, key, cost
         self.gate: Gate | None = None
 
     async def enter(self, gate: Gate) -> bool:
@@ -105,8 +103,8 @@ class Place:
         if gate is self.gate:
             return True
         self.leave()
-        await gate.enter(*self._who)
-        self.gate = gate
+        await gate.enter(self._tenant, self._key, self._cost)
+        self.gate, self._cost = gate, 0.0  # its tenant pays once, however many gates there are on its way
         return False
 
     def enter_now(self, gate: Gate) -> None:
@@ -153,10 +151,14 @@ class Gates:
         for gate in self._all():
             gate.admit()
 
-    def failed(self, place: Place, error: Exception) -> None:
-        """Know that no host could answer: where an adapter did not come, all who wait for it are told."""
-        if place.gate is not None and place.gate is not self.hosts:
-            place.gate.refuse(error)
+    @contextlib.contextmanager
+    def noticing(self, holds: Callable[[HostName, Version], bool], hosts: Iterable[HostName]) -> Iterator[None]:
+        """Let those go on whose adapter one of the hosts has got, by what is learnt in the block."""
+        lacking = [(host, one) for one in self._adapters for host in hosts if not holds(host, one)]
+        yield
+        for host, version in lacking:
+            if holds(host, version) and version in self._adapters:
+                self._adapters[version].open()
 
     def _fetch_limit(self) -> int:
         return max(1, self._limit() // max(_FETCH_PARTS, len(self._adapters)))

@@ -68,6 +68,12 @@ class HostTimes:
         host.hear(load, now_s)
         self.reorder(name)
 
+    def came(self, name: HostName, versions: Iterable[Version]) -> None:
+        """Know that a host has got adapters, until it tells itself what it has."""
+        host = self._hosts.get(name)
+        if host is not None and (new := [one for one in versions if not host.holds(one)]):
+            host.copies = {**host.copies, **dict.fromkeys(new, Level.HOST)}
+
     def reorder(self, name: HostName) -> None:
         """See how busy a host is now."""
         self._leave(name)

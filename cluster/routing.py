@@ -130,12 +130,7 @@ class Router:
         self._copies.update(self._adapters)
 
     def beat(
-        self,
-        host: HostName,
-        state: HostState,
-        load: HostLoad,
-        copies: Mapping[Version, Level] | None,
-        now_s: float,
+        self, host: HostName, state: HostState, load: HostLoad, copies: Mapping[Version, Level] | None, now_s: float
     ) -> None:
         """Learn what a host says of itself; `copies` is None where nothing has changed."""
         self._hosts.beat(host, state, load, copies, now_s)
@@ -161,7 +156,12 @@ class Router:
         flight = self._flights.get(request_id)
         if flight is not None and not flight.has_first:
             self._pace.see(now_s - flight.route.chosen_s, flight.route.first_token_s)
+            self._hosts.came(flight.route.host, [fetch.adapter.version for fetch in flight.route.fetches])
             self._read(flight)
+
+    def holds(self, host: HostName, version: Version) -> bool:
+        """Whether a host is known to have an adapter in memory."""
+        return (known := self._hosts.get(host)) is not None and known.holds(version)
 
     def generated(self, request_id: str, num_tokens: int) -> None:
         """Count tokens of a request: the lengths of answers to come are guessed by those that were."""

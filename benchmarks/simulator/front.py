@@ -1,7 +1,7 @@
 """The front door on the virtual clock. Owns: a request's way to a host, its second try on another, its one outcome.
 
 Does not: choose (the product's Router does) or queue (its FairQueue does). The rules are those of `cluster.front_door`
-and `cluster.gate`, which do the same over gRPC.
+and `cluster.gate`, which do the same over gRPC, but for one: who waits for an adapter keeps a place before the hosts.
 """
 
 from collections.abc import Iterable, Mapping

@@ -25,7 +25,10 @@ def read(path: Path) -> Hardware:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))["hardware"]
         step, limits = fields.pop("step"), fields.pop("limits")
-        limits["stop_token_ids"], fields["jitter"] = tuple(limits["stop_token_ids"]), tuple(fields["jitter"])
+        limits["stop_token_ids"], fields["jitter"] = (
+            tuple(limits["stop_token_ids"]),
+            tuple(fields.get("jitter", (1.0,))),
+        )
         return Hardware(
             **fields,
             step=StepModel(**step | {"base": _base(step["base"]), "kernels": Kernels(step["kernels"])}),

@@ -17,7 +17,7 @@ from benchmarks import machine
 from benchmarks.outcomes import claims, sweep_tables, sweeps
 from benchmarks.outcomes.block import aligned
 from benchmarks.outcomes.sweeps import Bound, Case, Limit, Need, Point, Sweep, Trial
-from benchmarks.sweep.tasks import CALM, CROWD, FEWER, FORECAST, INTERFERENCE, LOSS, RANK_8, Source, Task
+from benchmarks.sweep.tasks import CALM, CROWD, FORECAST, INTERFERENCE, LOSS, RANK_8, Source, Task
 
 _CURVE = (0.3, 1.3)
 """From which to which part of the highest load the curve of the first seed goes."""
@@ -28,6 +28,8 @@ _SURE, _FAR = 1.15, 1.4
 _TRIAL_LOAD = 0.7
 """Of the highest load; the rest is what a cluster keeps for a bad day."""
 _GOAL = 1.25
+FEWER = "one host fewer from the start"
+"""A trial beside that of a lost host: what the loss of its capacity costs any system."""
 _INTERFERENCE_LOADS = (0.3, 0.5, 0.7)
 """Of what rank 8 alone keeps within the SLO; at which of them the paper measured, it does not say."""
 

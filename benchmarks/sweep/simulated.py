@@ -60,7 +60,7 @@ class Plan:
     warm_s: float
     """Before it: the first rounds know nothing of demand."""
     pace: float
-    """As in `Setting`."""
+    """As in `Setting`, where a setting has none of its own."""
     interval_s: float
     """Between rounds of placement."""
     store: Path
@@ -195,7 +195,7 @@ def _write(path: Path, text: str) -> None:
 
 def _workload(plan: Plan, task: Task) -> Workload:
     setting, variant = _settings(plan.settings_file)[task.case.setting], _VARIANTS[task.variant]
-    setting = replace(setting, pace=plan.pace)
+    setting = replace(setting, pace=setting.pace or plan.pace)
     if task.variant != AS_IT_IS:
         setting = replace(setting, crowds=variant.crowds)
     workload = setting(rate=task.rate, duration_s=plan.warm_s + plan.duration_s, seed=task.case.seed)

@@ -12,8 +12,6 @@ CALM = "calm"
 """Without crowds; so are all the others but CROWD."""
 FORECAST = "forecasts half or half as much again, adapter by adapter"
 LOSS = "a host lost at the peak"
-FEWER = "one host fewer from the start"
-"""Beside a lost one: what the loss of its capacity costs any system."""
 CROWD = "a crowd on a cold adapter of rank 128, the others beside it"
 RANK_8 = "rank 8 alone"
 INTERFERENCE = claims.INTERFERENCE

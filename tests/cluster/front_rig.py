@@ -85,20 +85,27 @@ class InOrder:
     failed_hosts: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     missing: set[Version] = field(default_factory=set)
+    came: dict[Version, HostName] = field(default_factory=dict)
+    """Where what was missing is now."""
 
     def update(self, table):
         pass
 
-    def beat(self, *_):
-        pass
+    def beat(self, host, state, load, copies, now_s):
+        self.came |= {version: host for version in copies or () if version in self.missing}
 
     def choose(self, ask, now_s, exclude=frozenset()):
+        lacking = [version for version in ask.versions if version in self.missing and version not in self.came]
+        there = [self.came[version] for version in ask.versions if version in self.came] or self.hosts
         for name, address in self.hosts.items():
-            if name not in exclude:
-                missing = [_registration("", version).adapter for version in ask.versions if version in self.missing]
+            if name not in exclude and name in there:
+                missing = [_registration("", version).adapter for version in lacking]
                 fetches = tuple(Fetch(adapter=adapter, peers=()) for adapter in missing)
                 return Route(host=name, address=address, fetches=fetches, first_token_s=0.0, chosen_s=now_s)
         raise Unavailable("no host serves")
+
+    def holds(self, host, version):
+        return version not in self.missing or self.came.get(version) == host
 
     def started(self, request_id, route, ask):
         self.running.add(request_id)

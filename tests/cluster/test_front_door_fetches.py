@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections import Counter
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -9,6 +11,9 @@ import pytest
 from cluster import serving_pb2, wire
 from cluster.calls import Completion
 from cluster.http_gateway import Cluster
+from cluster.view import HostLoad, HostName, HostState
+from lorajax.errors import UnknownAdapter
+from lorajax.spec import Level
 from tests.cluster.front_rig import PIRATE, SAILOR, ScriptedHost, serving
 from tests.cluster.rig import on_loop
 
@@ -16,6 +21,7 @@ BURST = 20
 """More than the eight that a host of four sequences is sent at once."""
 AT_ONCE = 2
 """Of these, for one adapter that hosts lack."""
+TOLD = {"lost": "UNAVAILABLE", "full": "RESOURCE_EXHAUSTED"}
 CAME, FAILED, FULL = ("pirate", "wait", 7), ("pirate", "wait", "lost"), ("pirate", "wait", "full")
 
 
@@ -42,6 +48,8 @@ async def by_http(rig, *adapters):
             await Cluster(rig.door, unused, lambda: True).answer(wire.call_from_proto(message), write)
         except wire.Relayed as error:
             ends = [error.code.name, str(error)]
+        except UnknownAdapter as error:
+            ends = ["NOT_FOUND", str(error)]
     return tuple(ends)
 
 
@@ -89,22 +97,34 @@ async def test_all_are_served_once_it_has_come(ask, is_known):
         assert (rig.door.snapshot().num_waiting, len(rig.door.flights)) == (0, 0)
 
 
+@pytest.mark.parametrize("script", [FAILED, FULL])
 @on_loop
-async def test_all_are_told_where_no_host_gets_it_and_only_some_have_asked(ask):
-    hosts = ScriptedHost("a", *FAILED), ScriptedHost("b", *FAILED)
-    async with bursting(ask, *hosts) as (_, burst):
-        for host in hosts:
-            host.may_go_on.set()
-        assert set(await asyncio.gather(*burst)) == {("UNAVAILABLE", "adapter pirate cannot be had")}
-        assert [len(host.asked) for host in hosts] == [2 * AT_ONCE] * 2
-
-
-@on_loop
-async def test_hosts_that_are_full_refuse_each_for_itself(ask):
-    async with bursting(ask, ScriptedHost("a", *FULL)) as (rig, burst):
+async def test_each_is_told_for_itself_where_no_host_gets_it(ask, script):
+    async with bursting(ask, ScriptedHost("a", *script)) as (rig, burst):
         rig.hosts["a"].may_go_on.set()
-        assert {code for code, _ in await asyncio.gather(*burst)} == {"RESOURCE_EXHAUSTED"}
+        assert {code for code, _ in await asyncio.gather(*burst)} == {TOLD[script[-1]]}
         assert len(rig.hosts["a"].asked) == BURST
+
+
+@on_loop
+async def test_those_who_wait_go_to_a_host_that_got_it_while_others_still_hang(ask):
+    async with bursting(ask, ScriptedHost("a", *CAME), ScriptedHost("b", 7)) as (rig, burst):
+        rig.door.beat(HostName("b"), HostState.SERVING, HostLoad(), {PIRATE: Level.HOST})
+        while len(done := [one for one in burst if one.done()]) < BURST - 2 * AT_ONCE:
+            await asyncio.sleep(0)
+        assert {one.result() for one in done} == {("OK", "b")}
+
+
+@on_loop
+async def test_name_that_is_gone_when_its_turn_comes_is_not_found(ask):
+    async with bursting(ask, ScriptedHost("a", *CAME)) as (rig, burst):
+        sailors = {"sailor": rig.table().registrations["sailor"]}
+        rig.door.update(replace(rig.table(), registrations=sailors))
+        rig.hosts["a"].may_go_on.set()
+        assert Counter(code for code, _ in await asyncio.gather(*burst)) == {
+            "OK": AT_ONCE,
+            "NOT_FOUND": BURST - AT_ONCE,
+        }
 
 
 @on_loop

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cluster.gate import Gate, Gates
-from lorajax.errors import Overloaded, Unavailable
+from lorajax.errors import Overloaded
 from lorajax.spec import Version
 from tests.cluster.rig import on_loop
 
@@ -162,19 +162,33 @@ async def test_who_has_come_in_despite_the_limit_counts():
     assert log == ["in", "next"]
 
 
-@pytest.mark.parametrize("is_later", [False, True])
 @on_loop
-async def test_one_cancelled_at_the_moment_it_is_refused_took_no_room(is_later):
+async def test_all_who_wait_for_an_adapter_go_on_once_a_host_has_it():
+    gates, held, log, came = Gates(lambda: 4, 10), set(), [], asyncio.Event()
+    tasks = [asyncio.create_task(_fetch(gates, log, f"{v}{i}", v, came)) for v in "ab" for i in range(3)]
+    await _settle()
+    assert sorted(log) == ["a0", "b0"]
+    for learnt in ("b", "b", "a"):
+        with gates.noticing(lambda host, version: (host, version) in held, ("h",)):
+            held.add(("h", Version("b")) if learnt == "b" else ("other", Version("a")))
+        await _settle()
+    assert sorted(log) == ["a0", "b0", "b1", "b2"]
+    came.set()
+    await asyncio.gather(*tasks)
+    assert (len(log), gates.num_waiting) == (6, 0)
+
+
+@on_loop
+async def test_one_cancelled_at_the_moment_the_gate_opens_gives_its_room_back():
     gate, log, leave = Gate(lambda: 1, 10), [], asyncio.Event()
     async with gate.entered("t", "a", 2000):
         second = asyncio.create_task(_pass(gate, log, "b", "t", leave))
         await _settle()
-        for step in (second.cancel, lambda: gate.refuse(Unavailable("gone")))[:: -1 if is_later else 1]:
-            step()
+        gate.open()
+        second.cancel()
         await _settle()
-        third = asyncio.create_task(_pass(gate, log, "c", "t", leave))
-        await _settle()
-        assert (second.cancelled(), log, gate.num_waiting) == (True, [], 1)
+    third = asyncio.create_task(_pass(gate, log, "c", "t", leave))
+    await _settle()
+    assert log == ["c"]
     leave.set()
     await third
-    assert gate.num_waiting == 0

@@ -202,3 +202,12 @@ def test_adapter_on_many_hosts_reaches_all_of_them():
     names = [f"h{number:02}" for number in range(40)]
     made = router(*(host(name, "v") for name in names), shares={"v": dict.fromkeys(names, 1 / 40)})
     assert {send(made, f"r{number}") for number in range(40)} == set(names)
+
+
+def test_adapter_that_was_fetched_is_known_before_its_host_tells():
+    made = router(host("a"), host("b", "v"), shares={"v": {"a": 1.0}}, num_bytes=1)
+    assert [fetch.adapter.version for fetch in made.choose(ASK, 0.0).fetches] == ["v"]
+    assert (send(made, "r"), made.holds("a", "v")) == ("a", False)
+    made.first_token("r", 0.1)
+    assert made.holds("a", "v")
+    assert made.choose(ASK, 0.1).fetches == ()

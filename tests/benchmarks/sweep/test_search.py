@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.outcomes import claims, sweeps
 from benchmarks.sweep import search
-from benchmarks.sweep.search import Wanted
-from benchmarks.sweep.tasks import FEWER, INTERFERENCE
+from benchmarks.sweep.search import FEWER, Wanted
+from benchmarks.sweep.tasks import INTERFERENCE
 from tests.benchmarks.outcomes.made_sweep import point
 
 _SUSTAINED = {"ours": 10.0, "loraserve": 7.5, "contiguous": 5.0, "random": 0.0}
