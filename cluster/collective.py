@@ -14,10 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cluster import world
 from cluster.view import HostName
 
-CHUNK_BYTES = 8 * 2**20
-"""Bytes that each device sends at once."""
-_STEP_BYTES = 2**20
-"""The last chunk of a transfer is a multiple of it: one is cheaper than several, and at most eight are compiled."""
+CHUNK_BYTES = (8 * 2**20, 4 * 2**20, 2 * 2**20, 2**20)
+"""Bytes that each device sends at once; several sizes, so that the last of a transfer is mostly full."""
 _AHEAD = 2
 """Chunks under way: one is copied while another moves. A transfer takes so many of device memory, at both ends."""
 _HOST, _DEVICE = "host", "device"
@@ -60,11 +58,11 @@ class Pair:
         return content.data
 
     def _chunks(self, num_bytes: int) -> Iterator[tuple[int, int]]:
-        """Where each chunk starts, and the bytes of one device in it."""
+        """Where each chunk starts, and the bytes of one device in it: the largest that fits, then smaller ones."""
         start, ways = 0, len(self._own)
         while start < num_bytes:
             left = -(-(num_bytes - start) // ways)
-            size = min(CHUNK_BYTES, -(-left // _STEP_BYTES) * _STEP_BYTES)
+            size = next((size for size in CHUNK_BYTES if size <= left), CHUNK_BYTES[-1])
             yield start, size
             start += ways * size
 
