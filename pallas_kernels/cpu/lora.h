@@ -5,8 +5,6 @@
 
 #pragma once
 
-#include <thread>
-
 #include "products.h"
 
 namespace lorajax {
@@ -230,12 +228,15 @@ class Updates {
     const Unit& u = units_[unit];
     lorajax::Shrink<T>(u.count, tokens_ + (u.run->start + u.token) * width_in_, width_in_, PageOf(u),
                        work_.weight[u.run->first_item + u.first], HOf(u) + u.first * kRows, u.run->num_items * kRows);
-    ++shrunk_;
+    if (++shrunk_ == num_shrinks()) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      all_shrunk_.notify_all();
+    }
   }
 
   // Sets, or adds to, the unit's tokens and columns; `out` is where they begin. Waits for h.
   void Expand(const Unit& u, float* out, int64_t out_stride, bool adds) {
-    for (int spin = 0; shrunk_.load() < num_shrinks(); ++spin) spin < 2000 ? Pause() : std::this_thread::yield();
+    AwaitH();
     lorajax::Expand<T>({targets[u.target].b + u.first, work_.page + u.run->first_item, u.run->num_items,
                         targets[u.target].width_out, HOf(u), u.run->num_items * kRows, out, out_stride, adds},
                        u.count, u.end - u.first);
@@ -244,6 +245,15 @@ class Updates {
  private:
   const T* PageOf(const Unit& u) const {
     return targets[u.target].a + work_.page[u.run->first_item + u.first] * kRows * width_in_;
+  }
+  // Sleeps where it takes long. With yields instead, on Linux 6.18 and more threads than cores, other threads of the process
+  // and its neighbours stood in the queue of a core for up to two seconds.
+  void AwaitH() {
+    auto is_done = [&] { return shrunk_.load() == num_shrinks(); };
+    for (int spin = 0; spin < 2000 && !is_done(); ++spin) Pause();
+    if (is_done()) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    all_shrunk_.wait(lock, is_done);
   }
   Token<T>* HOf(const Unit& u) {
     return h_.data() + u.target * size_ + u.run->offset + u.token * u.run->num_items * kRows;
@@ -256,6 +266,8 @@ class Updates {
   std::vector<Unit> units_;
   std::vector<const void*> pages_, rows_;  // of A, as units take them; of B, target by target
   std::atomic<int64_t> shrunk_{0};
+  std::mutex mutex_;
+  std::condition_variable all_shrunk_;
 };
 
 // Of the arguments of a call, from `first` on: page, start, count, weight, num_items.
