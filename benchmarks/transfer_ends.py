@@ -25,7 +25,7 @@ from cluster.config import WorldConfig
 from cluster.peer import CHUNK_BYTES, Peer, prepare, pull
 from cluster.tickets import Tickets
 from cluster.view import Adapter, HostName
-from lorajax.adapter_pages import DTYPES, HostAdapter, from_bytes, to_bytes
+from lorajax.adapter_pages import DTYPES, HostAdapter, from_bytes, pieces, to_bytes
 from lorajax.spec import ROWS_PER_PAGE, TARGETS, AdapterSpec, Version, num_rank_pages
 
 WAYS = ("collective", "permute", "checked", "stream", "grpc")
@@ -115,7 +115,7 @@ async def _send(parcels: dict[str, _Parcel], tickets: Tickets) -> None:
         if way == "permute":
             work = asyncio.to_thread(parcel.permute)
         elif way == "checked":
-            work = tickets.send(ticket, _RECEIVER, lambda: asyncio.to_thread(to_bytes, parcel.adapter))
+            work = tickets.send(ticket, _RECEIVER, lambda: asyncio.to_thread(pieces, parcel.adapter))
         else:
             work = tickets.send(ticket, _RECEIVER, partial(_given, parcel.buffer))
         running.add(task := asyncio.ensure_future(work))
@@ -140,8 +140,8 @@ async def _send(parcels: dict[str, _Parcel], tickets: Tickets) -> None:
     await server.wait_for_termination()
 
 
-async def _given(buffer: bytes) -> bytes:
-    return buffer
+async def _given(buffer: bytes) -> Sequence[memoryview]:
+    return [memoryview(buffer)]
 
 
 class _Lead:

@@ -4,6 +4,7 @@ Does not: decide who sends what when (cluster/tickets.py), or check contents (`f
 On GPUs the permute is NCCL's, over GPUDirect RDMA where the fabric has it; on CPUs it is Gloo's.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +18,13 @@ from cluster.view import HostName
 CHUNK_BYTES = (8 * 2**20, 4 * 2**20, 2 * 2**20, 2**20)
 """Bytes that each device sends at once; several sizes, so that the last of a transfer is mostly full."""
 _AHEAD = 2
-"""Chunks under way: one is copied while another moves. A transfer takes so many of device memory, at both ends."""
+"""Chunks under way: one is copied while another moves. A transfer takes so many of device memory, at both ends.
+
+A gentle one takes one of the smallest at a time: a device runs its programs in order, so what waits for the other end
+keeps steps waiting.
+"""
+_PAUSES, _GENTLE_S = 6.0, 10.0
+"""How much longer than this thread's work on a chunk a gentle transfer pauses after it; in its first seconds only."""
 _HOST, _DEVICE = "host", "device"
 _SPEC = PartitionSpec(_HOST, _DEVICE)
 
@@ -37,32 +44,41 @@ class Pair:
         self._moves: dict[int, jax.stages.Compiled] = {}
         self._zeros: dict[int, jax.Array] = {}
 
-    def send(self, buffer: bytes | memoryview) -> None:
-        """Send a buffer, chunk by chunk; returns once the other side has it."""
-        content, moving = np.frombuffer(buffer, np.uint8), deque[jax.Array]()
-        for start, size in self._chunks(len(content)):
-            moving.append(self._move(size)(self._placed(content[start : start + len(self._own) * size], size)))
-            if len(moving) == _AHEAD:
+    def send(self, parts: Sequence[memoryview], *, is_gentle: bool) -> None:
+        """Send a buffer that lies in parts, chunk by chunk; returns once the other side has it."""
+        content, moving = [np.frombuffer(part, np.uint8) for part in parts if len(part)], deque[jax.Array]()
+        for start, size in self._paced(sum(map(len, content)), is_gentle):
+            moving.append(self._move(size)(self._placed(_taken(content, start, len(self._own) * size), size)))
+            if len(moving) == _ahead(is_gentle):
                 jax.block_until_ready(moving.popleft())
         jax.block_until_ready(list(moving))
 
-    def receive(self, num_bytes: int) -> memoryview:
+    def receive(self, num_bytes: int, *, is_gentle: bool) -> memoryview:
         """What the other side sends."""
         content, moving = np.empty(num_bytes, np.uint8), deque[tuple[int, int, jax.Array]]()  # not filled at first
-        for start, size in self._chunks(num_bytes):
+        for start, size in self._paced(num_bytes, is_gentle):
             moving.append((start, size, self._move(size)(self._nothing(size))))
-            if len(moving) == _AHEAD:
+            if len(moving) == _ahead(is_gentle):
                 _copy(*moving.popleft(), content)
         for chunk in moving:
             _copy(*chunk, content)
         return content.data
 
-    def _chunks(self, num_bytes: int) -> Iterator[tuple[int, int]]:
+    def _paced(self, num_bytes: int, is_gentle: bool) -> Iterator[tuple[int, int]]:
+        """The chunks, each once it is time for it."""
+        until_s = time.monotonic() + _GENTLE_S if is_gentle else 0.0
+        for chunk in self._chunks(num_bytes, CHUNK_BYTES[-1:] if is_gentle else CHUNK_BYTES):
+            began_s = time.thread_time()
+            yield chunk
+            if time.monotonic() < until_s:
+                time.sleep(_PAUSES * (time.thread_time() - began_s))
+
+    def _chunks(self, num_bytes: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Where each chunk starts, and the bytes of one device in it: the largest that fits, then smaller ones."""
         start, ways = 0, len(self._own)
         while start < num_bytes:
             left = -(-(num_bytes - start) // ways)
-            size = next((size for size in CHUNK_BYTES if size <= left), CHUNK_BYTES[-1])
+            size = next((size for size in sizes if size <= left), sizes[-1])
             yield start, size
             start += ways * size
 
@@ -94,6 +110,21 @@ class Pair:
             shape = jax.ShapeDtypeStruct(self._shape(size), np.uint8, sharding=self._sharding)
             self._moves[size] = jax.jit(move).lower(shape).compile()
         return self._moves[size]
+
+
+def _ahead(is_gentle: bool) -> int:
+    return 1 if is_gentle else _AHEAD
+
+
+def _taken(parts: Sequence[np.ndarray], start: int, size: int) -> np.ndarray:
+    """Bytes of what the parts come to together; copied only where they lie in several."""
+    found = []
+    for part in parts:
+        if start < len(part) and size > 0:
+            found.append(part[start : start + size])
+            size -= len(found[-1])
+        start = max(0, start - len(part))
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _copy(start: int, size: int, chunk: jax.Array, content: np.ndarray) -> None:

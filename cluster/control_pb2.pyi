@@ -289,26 +289,30 @@ class PullRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("ticket", "is_refused", "target", "incarnation", "met")
+    __slots__ = ("ticket", "is_refused", "target", "incarnation", "met", "is_busy")
     TICKET_FIELD_NUMBER: _ClassVar[int]
     IS_REFUSED_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MET_FIELD_NUMBER: _ClassVar[int]
+    IS_BUSY_FIELD_NUMBER: _ClassVar[int]
     ticket: int
     is_refused: bool
     target: str
     incarnation: int
     met: int
-    def __init__(self, ticket: _Optional[int] = ..., is_refused: _Optional[bool] = ..., target: _Optional[str] = ..., incarnation: _Optional[int] = ..., met: _Optional[int] = ...) -> None: ...
+    is_busy: bool
+    def __init__(self, ticket: _Optional[int] = ..., is_refused: _Optional[bool] = ..., target: _Optional[str] = ..., incarnation: _Optional[int] = ..., met: _Optional[int] = ..., is_busy: _Optional[bool] = ...) -> None: ...
 
 class PrepareReply(_message.Message):
-    __slots__ = ("total_bytes", "incarnation")
+    __slots__ = ("total_bytes", "incarnation", "is_gentle")
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    IS_GENTLE_FIELD_NUMBER: _ClassVar[int]
     total_bytes: int
     incarnation: int
-    def __init__(self, total_bytes: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    is_gentle: bool
+    def __init__(self, total_bytes: _Optional[int] = ..., incarnation: _Optional[int] = ..., is_gentle: _Optional[bool] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("process",)

@@ -100,7 +100,7 @@ class Membership:
         self._admission = admission
         self._pool = AdapterPool(worker, parts, adapters, pull, self.changed)
         host, links = HostName(worker.host), NoLinks() if config.links is None else config.links
-        self._tickets = Tickets(links, host, config.incarnation)
+        self._tickets = Tickets(links, host, config.incarnation, lambda: parts.engine.stats().num_running > 0)
         self._orders = OrderRunner(host, self._pool, self._tickets, drain)
         self._peer = Peer(self._pool.export, self._tickets.prepared)
         self._tokens: Counter[Version] = Counter()

@@ -7,7 +7,7 @@ Does not: speak with the coordinator (membership.py), keep adapters (adapter_poo
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from cluster import control_pb2
@@ -28,7 +28,7 @@ from cluster.events import (
 from cluster.peer import prepare
 from cluster.tickets import Tickets
 from cluster.view import HostName
-from lorajax.adapter_pages import from_bytes, to_bytes
+from lorajax.adapter_pages import from_bytes, pieces
 from lorajax.errors import EngineFailure, LorajaxError
 from lorajax.spec import Version
 
@@ -74,7 +74,7 @@ class OrderRunner:
             case DrainHost():
                 self._drain()
             case SendAdapter(version=version, target=target, ticket=ticket):
-                await self._tickets.send(ticket, target, lambda: self._buffer(version))
+                await self._tickets.send(ticket, target, lambda: self._pieces(version))
         return Done(number=command.number), arrival
 
     async def _fetch(self, hint: Hint) -> Arrival:
@@ -94,5 +94,5 @@ class OrderRunner:
         _LOG.info("adapter %s came by collective in %.3f s", hint.adapter.version[:12], seconds)
         return Arrival(way="collective", num_bytes=adapter.spec.num_bytes, seconds=seconds)
 
-    async def _buffer(self, version: Version) -> bytes:
-        return await asyncio.to_thread(to_bytes, await self._pool.export(version))
+    async def _pieces(self, version: Version) -> Sequence[memoryview]:
+        return await asyncio.to_thread(pieces, await self._pool.export(version))

@@ -4,7 +4,6 @@ Does not: decide who asks whom (adapter_pool.py), keep adapters, or send by coll
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from cluster import control_pb2, control_pb2_grpc
 from cluster.seams import Export
 from cluster.tickets import HANDSHAKE_S, TRANSFER_S, Prepare, Reply, Request
 from cluster.view import Adapter, HostName
-from lorajax.adapter_pages import CHECKSUM_BYTES, HostAdapter, checksum, from_bytes, pieces
+from lorajax.adapter_pages import CHECKSUM_BYTES, HostAdapter, from_bytes, pieces
 from lorajax.errors import CorruptAdapter, LorajaxError, Unavailable
 from lorajax.spec import Version
 
@@ -34,7 +33,6 @@ meanwhile loses little of its cores. Larger disturbs less, and brings adapters l
 MIN_BYTES_PER_S = 4e6
 """A peer that is slower than this over a whole adapter is given up."""
 _MAX_HEADER_BYTES = 2**16
-_MAX_CHECKSUMS = 4096
 _SIZE = "lorajax-total-bytes"
 """Initial metadata of a pull: what the whole buffer comes to."""
 _PULL = "/lorajax.control.v1.Peer/Pull"
@@ -42,9 +40,9 @@ _OPTIONS = (("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 2 * 
 
 
 class Peer:
-    """Answers `lorajax.control.v1.Peer`. Runs on the event loop, and never longer than a chunk takes to copy and hash.
+    """Answers `lorajax.control.v1.Peer`. Runs on the event loop, and never longer than a chunk takes to copy.
 
-    Invariant: at most MAX_PULLS adapters are being sent; their pages are sent from where they lie, and hashed once.
+    Invariant: at most MAX_PULLS adapters are being sent; their pages are sent from where they lie.
     """
 
     def __init__(self, export: Export, prepared: Prepare) -> None:
@@ -52,7 +50,6 @@ class Peer:
         self._export = export
         self._prepared = prepared
         self._sending = asyncio.Semaphore(MAX_PULLS)
-        self._checksums: dict[Version, bytes] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, for a server."""
@@ -75,13 +72,16 @@ class Peer:
             incarnation=message.incarnation,
             met=message.met,
             is_refused=message.is_refused,
+            is_busy=message.is_busy,
         )
         try:
             reply = await self._prepared(request)
         except LorajaxError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
             return None
-        return control_pb2.PrepareReply(total_bytes=reply.num_bytes, incarnation=reply.incarnation)
+        return control_pb2.PrepareReply(
+            total_bytes=reply.num_bytes, incarnation=reply.incarnation, is_gentle=reply.is_gentle
+        )
 
     async def Pull(self, message: control_pb2.PullRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream an adapter's buffer from an offset on; NOT_FOUND where it cannot be had here."""
@@ -94,31 +94,17 @@ class Peer:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"not read within {SEND_S:g} s; ask for the rest")
 
     async def _send(self, adapter: HostAdapter, offset: int, context: grpc.aio.ServicerContext) -> None:
-        version, parts, digest = adapter.spec.version, pieces(adapter), hashlib.sha256()
-        known = self._checksums.get(version)
-        total = sum(len(part) for part in parts) + CHECKSUM_BYTES
+        parts = await asyncio.to_thread(pieces, adapter)
+        total = sum(len(part) for part in parts)
         if offset >= total:
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"offset {offset} of {total} bytes")
-        if known is None and offset:
-            known = await asyncio.to_thread(checksum, parts)
         await context.send_initial_metadata(((_SIZE, str(total)),))
         for part in parts:
             for start in range(offset, len(part), CHUNK_BYTES):
                 # Named, so that it lives until the next one does: else glibc gives its memory back each time.
                 piece = bytes(part[start : start + CHUNK_BYTES])
-                if known is None:
-                    digest.update(piece)
                 await context.write(piece)
             offset = max(0, offset - len(part))
-        known = known or digest.digest()
-        self._remember(version, known)
-        await context.write(known[offset:])
-
-    def _remember(self, version: Version, checksum: bytes) -> None:
-        """The buffer of a version is the same whenever it is sent from here."""
-        if version not in self._checksums and len(self._checksums) >= _MAX_CHECKSUMS:
-            self._checksums.clear()
-        self._checksums[version] = checksum
 
 
 async def prepare(address: str, request: Request) -> Reply:
@@ -129,13 +115,14 @@ async def prepare(address: str, request: Request) -> Reply:
         incarnation=request.incarnation,
         met=request.met,
         is_refused=request.is_refused,
+        is_busy=request.is_busy,
     )
     async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
         try:
             reply = await control_pb2_grpc.PeerStub(channel).Prepare(message, timeout=PREPARE_S)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(f"{error.code().name}: {error.details()}") from None
-    return Reply(num_bytes=reply.total_bytes, incarnation=reply.incarnation)
+    return Reply(num_bytes=reply.total_bytes, incarnation=reply.incarnation, is_gentle=reply.is_gentle)
 
 
 def _always() -> bool:
@@ -160,11 +147,11 @@ async def pull(
                 await _go_on(ask, received, is_urgent, stall_s)
     except TimeoutError:
         raise Unavailable(f"it was too slow: {received.num_bytes} bytes within {limit_s:g} s") from None
-    return from_bytes(received.buffer, adapter.version, digest=received.digest())
+    return await asyncio.to_thread(from_bytes, received.buffer, adapter.version)
 
 
 class _Received:
-    """A buffer that fills up, and is hashed as it does: what has just come still lies in the processor's cache.
+    """A buffer that fills up.
 
     Invariant: its first `num_bytes` have come, and it is never larger than the adapter can be.
     """
@@ -174,7 +161,6 @@ class _Received:
         self.buffer = memoryview(b"")
         self.num_bytes = 0
         self._max_bytes = adapter.num_bytes + _MAX_HEADER_BYTES
-        self._sha256 = hashlib.sha256()
 
     @property
     def is_complete(self) -> bool:
@@ -193,12 +179,7 @@ class _Received:
         if end > len(self.buffer):
             raise CorruptAdapter(f"it sent more than the {len(self.buffer)} bytes that it spoke of")
         self.buffer[start:end] = data
-        self._sha256.update(self.buffer[start : min(end, len(self.buffer) - CHECKSUM_BYTES)])
         self.num_bytes = end
-
-    def digest(self) -> bytes:
-        """Of all but the checksum at the end."""
-        return self._sha256.digest()
 
 
 async def _go_on(

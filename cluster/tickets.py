@@ -8,7 +8,7 @@ sender by gRPC whether its turn has come before either launches. Does not: touch
 import asyncio
 import contextlib
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -41,6 +41,8 @@ class Request:
     """The sender's, when the two had their last collective; 0 where they had none."""
     is_refused: bool = False
     """The receiver cannot take part: the sender need not wait."""
+    is_busy: bool = False
+    """The receiver's device is at work on requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class Reply:
 
     num_bytes: int
     incarnation: int
+    is_gentle: bool
+    """One of the two is at work on requests: both go little by little."""
 
 
 type Prepare = Callable[[Request], Awaitable[Reply]]
@@ -58,11 +62,11 @@ type Prepare = Callable[[Request], Awaitable[Reply]]
 class Link(Protocol):
     """The collective between this host and one other, in one direction; both calls block."""
 
-    def send(self, buffer: bytes) -> None:
-        """Send a buffer; returns once the other side has it."""
+    def send(self, parts: Sequence[memoryview], *, is_gentle: bool) -> None:
+        """Send a buffer that lies in parts; returns once the other side has it."""
 
-    def receive(self, num_bytes: int) -> memoryview:
-        """What the other side sends."""
+    def receive(self, num_bytes: int, *, is_gentle: bool) -> memoryview:
+        """What the other side sends; `is_gentle` is as there."""
 
 
 class Links(Protocol):
@@ -92,7 +96,8 @@ class _Offer:
     """What a sender tells the receiver, once its turn has come."""
 
     num_bytes: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    taken: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    is_gentle: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Set once the receiver has come."""
 
 
 class Tickets:
@@ -106,12 +111,14 @@ class Tickets:
         links: Links,
         host: HostName,
         incarnation: int,
+        is_busy: Callable[[], bool] = lambda: False,
         handshake_s: float = HANDSHAKE_S,
         transfer_s: float = TRANSFER_S,
     ) -> None:
-        """Speak for a host in one of its lives; nothing is sent yet."""
+        """Speak for a host in one of its lives, which says when it is at work on requests; nothing is sent yet."""
         self._links = links
         self._host, self._incarnation = host, incarnation
+        self._is_busy = is_busy
         self._handshake_s, self._transfer_s = handshake_s, transfer_s
         self._turn = asyncio.Lock()  # first come, first served
         self._offers: defaultdict[int, _Offer] = defaultdict(_Offer)
@@ -121,18 +128,18 @@ class Tickets:
         self._thread = ThreadPoolExecutor(1, COLLECTIVE_THREAD)
         self._is_stuck = False
 
-    async def send(self, ticket: int, target: HostName, export: Callable[[], Awaitable[bytes]]) -> int:
+    async def send(self, ticket: int, target: HostName, export: Callable[[], Awaitable[Sequence[memoryview]]]) -> int:
         """Send what `export` gives; returns how many bytes that were. Raises Unavailable or what `export` raises."""
         with self._offered(ticket) as offer:
             async with self._turn:
                 link = self._link(target, self._links.to)
                 async with _deadline(self._handshake_s, f"the pages for ticket {ticket} could not be read"):
-                    buffer = await export()
-                offer.num_bytes.set_result(len(buffer))
+                    parts = await export()
+                offer.num_bytes.set_result(num_bytes := sum(map(len, parts)))
                 async with _deadline(self._handshake_s, f"host {target} did not come for ticket {ticket}"):
-                    await offer.taken
-                await self._run(target, lambda: link.send(buffer))
-                return len(buffer)
+                    is_gentle = await offer.is_gentle
+                await self._run(target, lambda: link.send(parts, is_gentle=is_gentle))
+                return num_bytes
 
     async def prepared(self, request: Request) -> Reply:
         """Answer a receiver, once this host's turn for the ticket has come. Raises Unavailable."""
@@ -151,15 +158,15 @@ class Tickets:
                 words = f"is for another life of host {request.target}"
                 raise Unavailable(f"ticket {request.ticket}: one of us was restarted since we met")
         except BaseException:
-            _refuse(offer.taken, f"ticket {request.ticket} {words}")
+            _refuse(offer.is_gentle, f"ticket {request.ticket} {words}")
             raise
         finally:
             if not offer.num_bytes.done():
                 self._offers.pop(request.ticket, None)
-        if not offer.taken.done():
-            offer.taken.set_result(None)
+        if not offer.is_gentle.done():
+            offer.is_gentle.set_result(request.is_busy or self._is_busy())
         self._met[request.target] = request.incarnation
-        return Reply(num_bytes=num_bytes, incarnation=self._incarnation)
+        return Reply(num_bytes=num_bytes, incarnation=self._incarnation, is_gentle=offer.is_gentle.result())
 
     def _is_same(self, request: Request) -> bool:
         known = self._met.get(request.target, request.incarnation)
@@ -169,7 +176,9 @@ class Tickets:
         """The other half: what `source` sends. Raises Unavailable, or what `prepare` raises."""
         async with self._turn:
             met = self._met.get(source, 0)
-            request = Request(ticket=ticket, target=self._host, incarnation=self._incarnation, met=met)
+            request = Request(
+                ticket=ticket, target=self._host, incarnation=self._incarnation, met=met, is_busy=self._is_busy()
+            )
             try:
                 link = self._link(source, self._links.of)
             except Unavailable:
@@ -178,7 +187,7 @@ class Tickets:
                 raise
             reply = await prepare(request)
             self._met[source] = reply.incarnation
-            return await self._run(source, lambda: link.receive(reply.num_bytes))
+            return await self._run(source, lambda: link.receive(reply.num_bytes, is_gentle=reply.is_gentle))
 
     def _link(self, host: HostName, make: Callable[[HostName], Link]) -> Link:
         if self._is_stuck:

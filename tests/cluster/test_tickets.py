@@ -15,26 +15,28 @@ class MemoryLink:
     """Two ends in one process: a rendezvous like a collective's, both sides block until the other is there."""
 
     def __init__(self) -> None:
-        self._buffers: queue.Queue[bytes] = queue.Queue(1)
+        self._buffers: queue.Queue[tuple[bytes, bool]] = queue.Queue(1)
         self._taken: queue.Queue[None] = queue.Queue(1)
+        self.was_gentle = False
 
-    def send(self, buffer: bytes) -> None:
-        self._buffers.put(buffer)
+    def send(self, parts, *, is_gentle: bool) -> None:
+        self._buffers.put((b"".join(parts), is_gentle))
         self._taken.get(timeout=5)
 
-    def receive(self, num_bytes: int) -> bytearray:
-        buffer = bytearray(self._buffers.get(timeout=5))
+    def receive(self, num_bytes: int, *, is_gentle: bool) -> bytearray:
+        buffer, self.was_gentle = self._buffers.get(timeout=5)
         self._taken.put(None)
-        return buffer
+        assert is_gentle == self.was_gentle, "the two ends cut the buffer in different chunks"
+        return bytearray(buffer)
 
 
 class BrokenLink:
     """A pair whose communicator is gone."""
 
-    def send(self, buffer: bytes) -> None:
+    def send(self, parts, *, is_gentle: bool) -> None:
         raise RuntimeError("connection closed by peer")
 
-    def receive(self, num_bytes: int) -> bytearray:
+    def receive(self, num_bytes: int, *, is_gentle: bool) -> bytearray:
         raise RuntimeError("connection closed by peer")
 
 
@@ -59,8 +61,8 @@ def _hosts(*names: str, **deadlines: float) -> dict[str, Tickets]:
 def _move(hosts, ticket: int, source: str, target: str, content: bytes = b"pages"):
     """Both halves of one ticket."""
 
-    async def export() -> bytes:
-        return content
+    async def export():
+        return [memoryview(content)]
 
     send = asyncio.ensure_future(hosts[source].send(ticket, target, export))
     receive = asyncio.ensure_future(hosts[target].receive(ticket, source, hosts[source].prepared))
@@ -71,6 +73,15 @@ def _move(hosts, ticket: int, source: str, target: str, content: bytes = b"pages
 async def test_what_is_sent_arrives():
     send, receive = _move(_hosts("a", "b"), 1, "a", "b", b"twelve pages")
     assert (await send, await receive) == (12, b"twelve pages")
+
+
+@pytest.mark.parametrize(("busy", "is_gentle"), [((), False), (("a",), True), (("b",), True), (("a", "b"), True)])
+@on_loop
+async def test_both_ends_go_gently_where_one_is_at_work(busy, is_gentle):
+    link = MemoryLink()
+    hosts = {name: Tickets(Links(name, {("a", "b"): link}), name, 1, lambda name=name: name in busy) for name in "ab"}
+    await asyncio.gather(*_move(hosts, 1, "a", "b"))
+    assert link.was_gentle == is_gentle
 
 
 @on_loop
@@ -136,9 +147,9 @@ class HangingLink(MemoryLink):
         super().__init__()
         self.is_let_go = threading.Event()
 
-    def send(self, buffer: bytes) -> None:
+    def send(self, parts, *, is_gentle: bool) -> None:
         self.is_let_go.wait(5)
-        super().send(buffer)
+        super().send(parts, is_gentle=is_gentle)
 
 
 @on_loop
