@@ -45,7 +45,7 @@ def _rates(_context: click.Context, _parameter: click.Parameter, text: str) -> t
 @click.command(
     epilog="""\b
 Examples:
-  python -m benchmarks fidelity                       a tiny model, whose steps take milliseconds: a quarter of an hour
+  python -m benchmarks fidelity                       a tiny model, whose steps take milliseconds: 25 minutes
   python -m benchmarks fidelity --model DIR|GGUF      another one
 Three hosts with a core each; run it while nothing else runs. Exits 1 where the simulator is not near.
 """
@@ -71,9 +71,9 @@ Three hosts with a core each; run it while nothing else runs. Exits 1 where the 
 @click.option(
     "--calibration-s",
     type=_ABOVE_0,
-    default=15.0,
+    default=10.0,
     show_default=True,
-    help="At each of two rates, before and after each round.",
+    help="At each of two rates, after each run.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of all systems; figures are their medians."

@@ -58,7 +58,9 @@ Settings of your own are tables of a TOML file, with the flags of `python -m ben
 @click.option("--hardware", default="a100-tp4-llama-7b-slora", show_default=True, help="A preset of the simulator.")
 @click.option("--duration-s", type=_ABOVE_0, default=300.0, show_default=True, help="Of what counts.")
 @click.option("--warm-s", type=click.FloatRange(0), default=60.0, show_default=True, help="Before it.")
-@click.option("--pace", type=_ABOVE_0, default=5.0, show_default=True, help="Of days and drift: 1 as in life.")
+@click.option(
+    "--pace", type=_ABOVE_0, help="Of days and drift, not of traces: 1 as in life.  [default: their own, or 5]"
+)
 @click.option("--interval-s", type=_ABOVE_0, default=10.0, show_default=True, help="Between rounds of placement.")
 @click.option("--resolution", type=click.FloatRange(0.001, 1), default=0.03, show_default=True, help="Of loads.")
 @click.option("--need", type=_NUMBERS, default="", help="Requests/s for which the fewest hosts are found.")

@@ -9,7 +9,7 @@ import statistics
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,9 @@ class Calibration:
 
 
 def calibrated(
-    config: ClusterConfig, logs: Iterable[Sequence[LoggedStep]], ranks: Mapping[Version, int], relay_s: Sequence[float]
+    config: ClusterConfig, logs: Sequence[Sequence[LoggedStep]], ranks: Mapping[Version, int], relay_s: Sequence[float]
 ) -> Calibration:
-    """The hosts of a cluster, by what they logged and by what requests spent on their way."""
+    """The hosts of a cluster, by what each of them logged and by what requests spent on their way."""
     spec, dtype = base.read_spec(Path(config.model)), DTYPES[config.engine.dtype]
     sizes = PoolSizes.of(spec, config.engine)
     limits = EngineLimits(
@@ -53,7 +53,8 @@ def calibrated(
         max_model_len=spec.max_model_len,
         stop_token_ids=spec.stop_token_ids,
     )
-    fit = fitted([step for log in logs for step in steps_of(log, limits, ranks)])
+    steps = [steps_of(log, limits, ranks) for log in logs]
+    fit = fitted([step for found in steps for step in found])
     page_bytes = spec.adapter_page_bytes(np.dtype(dtype).itemsize)
     link_bytes_per_s = asyncio.run(profile.loopback_bytes_per_s(profile.random_adapter(spec, _LARGEST_RANK, dtype)))
     hardware = Hardware(
@@ -67,14 +68,20 @@ def calibrated(
         store_bytes_per_s=link_bytes_per_s,
         load_bytes_per_s=page_bytes / max(fit.write_s, 1e-9),
         relay_s=statistics.median(relay_s),
-        jitter=fit.jitter,
+        jitter=rows(fit.jitter, map(len, steps)),
     )
     return Calibration(hardware=hardware, fit=fit)
 
 
+def rows(ratios: Iterable[float], counts: Iterable[int]) -> tuple[tuple[float, ...], ...]:
+    """The ratios of each host, which took so many steps; one that took none is as the model says."""
+    rest = iter(ratios)
+    return tuple(tuple(islice(rest, count)) or (1.0,) for count in counts)
+
+
 def ways_s(sent: Sent, logs: Mapping[str, Sequence[LoggedStep]]) -> list[float]:
-    """What each request spent on its way there and back: what its host did not count, without the rest of the step that
-    went on when it was sent, for whose end every request waits."""
+    """What each request spent on its way there and back since it was due: what its host did not count, without the rest
+    of the step that went on when it was sent, for whose end every request waits."""
     began_s = {host: [step.began_s for step in log] for host, log in logs.items()}
     found = []
     for one, ending in zip(sent.outcomes, sent.endings, strict=True):
@@ -83,7 +90,7 @@ def ways_s(sent: Sent, logs: Mapping[str, Sequence[LoggedStep]]) -> list[float]:
         sent_s = sent.began_s + one.sent_s
         place = bisect_right(began_s[ending.host], sent_s) - 1
         rest_s = max(0.0, logs[ending.host][place].ended_s - sent_s) if place >= 0 else 0.0
-        found.append(one.first_s - one.sent_s - ending.first_token_s - rest_s)
+        found.append(one.first_s - one.due_s - ending.first_token_s - rest_s)
     return found
 
 

@@ -1,8 +1,8 @@
 """The fidelity benchmark: is what the simulator says what a real cluster does? Owns: the comparison and its JSON.
 
 The same workload goes to a real local cluster and to a simulated one, for several systems, in rounds. The simulated
-hosts of a round are fitted to step records of real hosts under other requests, just before it and just after: the speed
-of a machine drifts by more than the goal in the minutes that all rounds take.
+hosts of each run are fitted to step records of real hosts under other requests, just before it and just after: the
+speed of a machine drifts by more than the goal in the minutes that a round takes.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.baselines.systems import SYSTEMS, System
+from benchmarks.baselines.systems import SYSTEMS
 from benchmarks.drive.bed import Bed
 from benchmarks.drive.calibration import Calibration
 from benchmarks.drive.fidelity_rig import TIMEOUT_S, Plan, Seen, calibration, observed, observed_otherwise, setting_of
@@ -24,6 +24,7 @@ from benchmarks.outcomes.statistics import Slo, Summary, summary
 from benchmarks.simulator.cluster import simulate
 from benchmarks.simulator.config import SimulationConfig
 from benchmarks.simulator.device import Kernels
+from benchmarks.simulator.hardware import Hardware
 from cluster import operating_points
 
 GOAL = 0.15
@@ -31,6 +32,8 @@ GOAL = 0.15
 _TINY_ENGINE = {"kv_bytes": "32MiB", "adapter_bytes": "10MiB", "max_sequences": 8, "max_batch_tokens": 256}
 _ENGINE = {"kv_bytes": "256MiB", "adapter_bytes": "150MiB", "max_sequences": 8, "max_batch_tokens": 128}
 """Half of the adapters find room on a device, of the tiny model as of SmolLM2."""
+_SIMULATIONS = 5
+"""Of each real run, with what steps took falling on other requests; figures are their medians."""
 _TPOT_S = 0.2
 """As `[slo] tbt_p95_s` has it."""
 _METRICS: Mapping[str, Callable[[Summary], float]] = {
@@ -91,22 +94,22 @@ class Round:
     """All systems once."""
 
     seen: Mapping[str, Seen]
-    found: Calibration
-    """The hosts as they were just before and just after."""
+    found: Mapping[str, Calibration]
+    """The hosts as they were just before each and just after."""
 
 
 def run(asked: Asked, out: Path) -> bool:
     """Compare, print, write `fidelity.json` (`fidelity-MODEL.json` of another model) into `out`; whether it is near."""
     with tempfile.TemporaryDirectory(prefix="lorajax-fidelity-") as scratch:
         plan = _plan(asked, Path(scratch))
-        around = [_observed_otherwise(plan, 0)]
+        _say("calibrating")
+        before = observed_otherwise(plan, "calibration")
         points = plan.bed.folder / "points.json"
-        operating_points.write(points, calibration(around).hardware.points(Kernels.RANK_EXACT, _slo(plan)))
+        operating_points.write(points, calibration([before]).hardware.points(Kernels.RANK_EXACT, _slo(plan)))
         rounds = []
         for number in range(asked.rounds):
-            seen = {name: _observed(plan, f"{name}-{number}", SYSTEMS[name], points) for name in asked.systems}
-            around.append(_observed_otherwise(plan, number + 1))
-            rounds.append(Round(seen=seen, found=calibration(around[-2:])))
+            found, before = _round(plan, asked.systems, number, points, before)
+            rounds.append(found)
         rows = _rows(plan, asked.systems, rounds)
     order = order_of([row for row in rows if row.metric == "p95 TTFT"])
     is_met = all(abs(row.difference) <= GOAL for row in rows) and order.alike == order.pairs
@@ -116,7 +119,7 @@ def run(asked: Asked, out: Path) -> bool:
         "workload": dict(plan.workload().facts),
         "hosts": plan.bed.num_hosts,
         "engine": dict(plan.bed.engine),
-        "fits": [_fit(one.found) for one in rounds],
+        "fits": [{name: _fit(found) for name, found in one.found.items()} for one in rounds],
         "others_cores": [{name: seen.others for name, seen in one.seen.items()} for one in rounds],
         "utilisation": [{name: _utilisation(seen) for name, seen in one.seen.items()} for one in rounds],
         "rows": [
@@ -160,19 +163,20 @@ def _plan(asked: Asked, folder: Path) -> Plan:
     )
 
 
-def _observed_otherwise(plan: Plan, number: int) -> Seen:
-    _say("calibrating")
-    return observed_otherwise(plan, f"calibration-{number}")
+def _round(plan: Plan, systems: Sequence[str], number: int, points: Path, before: Seen) -> tuple[Round, Seen]:
+    """All systems, one after the other; also what the hosts of the last one did afterwards, as `before` of the next."""
+    seen, found = {}, {}
+    for name in systems:
+        _say(f"real: {name}, round {number + 1}")
+        seen[name], after = observed(plan, f"{name}-{number}", SYSTEMS[name], points)
+        found[name] = calibration((before, after))
+        before = after
+    return Round(seen=seen, found=found), before
 
 
-def _observed(plan: Plan, name: str, system: System, points: Path) -> Seen:
-    _say(f"real: {name}")
-    return observed(plan, name, system, points)
-
-
-def _simulated(plan: Plan, name: str, seen: Seen, found: Calibration) -> Run:
+def _simulated(plan: Plan, name: str, seen: Seen, hardware: Hardware) -> Summary:
     config = SimulationConfig(
-        hardware=found.hardware,
+        hardware=hardware,
         num_hosts=plan.bed.num_hosts,
         slo=_slo(plan),
         interval_s=plan.bed.interval_s,
@@ -180,7 +184,14 @@ def _simulated(plan: Plan, name: str, seen: Seen, found: Calibration) -> Run:
         seed=plan.seed,
         versions=seen.versions,
     )
-    return plan.compared(simulate(plan.workload(), SYSTEMS[name], config))
+    return _summary(plan, name, simulate(plan.workload(), SYSTEMS[name], config))
+
+
+def shifted(hardware: Hardware, part: float) -> Hardware:
+    """The same hosts, but what steps took begins elsewhere: after that part of all of them."""
+    places = [int(len(row) * part) for row in hardware.jitter]
+    jitter = tuple(row[place:] + row[:place] for row, place in zip(hardware.jitter, places, strict=True))
+    return replace(hardware, jitter=jitter)
 
 
 def _slo(plan: Plan) -> Slo:
@@ -190,17 +201,28 @@ def _slo(plan: Plan) -> Slo:
 def _rows(plan: Plan, systems: Iterable[str], rounds: Sequence[Round]) -> list[Row]:
     rows = []
     for name in systems:
-        reals = [_summary(plan, name, plan.compared(one.seen[name].driven[0].run)) for one in rounds]
-        simulateds = [_summary(plan, name, _simulated(plan, name, one.seen[name], one.found)) for one in rounds]
+        reals = [_summary(plan, name, one.seen[name].driven[0].run) for one in rounds]
+        simulateds = [
+            [
+                _simulated(plan, name, one.seen[name], shifted(one.found[name].hardware, number / _SIMULATIONS))
+                for number in range(_SIMULATIONS)
+            ]
+            for one in rounds
+        ]
         rows += [
-            Row(system=name, metric=metric, reals=[*map(figure, reals)], simulateds=[*map(figure, simulateds)])
+            Row(
+                system=name,
+                metric=metric,
+                reals=[*map(figure, reals)],
+                simulateds=[statistics.median(map(figure, some)) for some in simulateds],
+            )
             for metric, figure in _METRICS.items()
         ]
     return rows
 
 
 def _summary(plan: Plan, name: str, run: Run) -> Summary:
-    found = summary(run, _slo(plan))
+    found = summary(plan.compared(run), _slo(plan))
     if found.failed:
         raise ValueError(f"{name} did not answer all requests ({found.failed}); lower --rate, or let nothing else run")
     return found

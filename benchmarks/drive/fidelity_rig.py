@@ -84,32 +84,44 @@ def setting_of(rate: float, scale: float, adapters: int, seed: int) -> Setting:
     return replace(setting, ranks=Part(setting.ranks.label, lambda _count, _random: known))
 
 
-def observed(plan: Plan, name: str, system: System, points: Path) -> Seen:
-    """What is compared, of one system that knows these operating points; a cluster of its own by that name."""
-    return _seen(plan, plan.bed.write(name, system, points), name, (plan.workload(),))
+def observed(plan: Plan, name: str, system: System, points: Path) -> tuple[Seen, Seen]:
+    """What is compared, of one system that knows these operating points, and right after it what hosts are calibrated
+    on; a cluster of its own by that name."""
+    seen = _seen(plan, plan.bed.write(name, system, points), name, (plan.workload(), *_other_workloads(plan)))
+    return first_and_rest(seen)
 
 
 def observed_otherwise(plan: Plan, name: str) -> Seen:
-    """What hosts are calibrated on, never what is compared: other requests, at other rates, on a cluster of its own.
+    """What hosts are calibrated on, without anything that is compared; its beginning, adapters on their way, left out.
 
-    They are the same each time, so that what differs is the machine; the beginning, adapters on their way, is left out.
+    A cluster of its own by that name.
     """
-    asked = ((1.0, plan.warm_s), *((part, plan.calibration_s) for part in CALIBRATION_RATES))
-    loads = [
-        plan.setting(rate=plan.setting.rate * part, duration_s=duration_s, seed=plan.seed + 1 + turn)
-        for turn, (part, duration_s) in enumerate(asked)
+    warming = plan.setting(duration_s=plan.warm_s, seed=plan.seed + 1)
+    seen = _seen(plan, plan.bed.write(name, SYSTEMS["ours"]), "ours", (warming, *_other_workloads(plan)))
+    return first_and_rest(seen)[1]
+
+
+def _other_workloads(plan: Plan) -> Sequence[Workload]:
+    """What hosts are calibrated on: other requests than those that are compared, at other rates, always the same."""
+    return [
+        plan.setting(rate=plan.setting.rate * part, duration_s=plan.calibration_s, seed=plan.seed + 2 + turn)
+        for turn, part in enumerate(CALIBRATION_RATES)
     ]
-    seen = _seen(plan, plan.bed.write(name, SYSTEMS["ours"]), "ours", loads)
-    driven = seen.driven[1:]
-    warm = {host: [step for step in log if step.began_s >= driven[0].sent.began_s] for host, log in seen.logs.items()}
-    return replace(seen, driven=driven, logs=warm)
+
+
+def first_and_rest(seen: Seen) -> tuple[Seen, Seen]:
+    """The first workload alone, and all that came after it; none begins before the one before has ended."""
+    began_s = seen.driven[1].sent.began_s
+    first = {host: [step for step in log if step.began_s < began_s] for host, log in seen.logs.items()}
+    rest = {host: [step for step in log if step.began_s >= began_s] for host, log in seen.logs.items()}
+    return replace(seen, driven=seen.driven[:1], logs=first), replace(seen, driven=seen.driven[1:], logs=rest)
 
 
 def calibration(seen: Sequence[Seen]) -> Calibration:
     """The hosts, by all that was observed for it."""
     return calibrated(
         cluster_config.read(seen[0].config, Path()),
-        [log for one in seen for log in one.logs.values()],
+        [[step for one in seen for step in one.logs[host]] for host in sorted(seen[0].logs)],
         {Version(info.version): info.rank for one in seen for info in one.adapters},
         [way_s for one in seen for driven in one.driven for way_s in ways_s(driven.sent, one.logs)],
     )

@@ -32,7 +32,7 @@ from cluster.routing import Router, RouterConfig
 from cluster.view import Adapter, HostName, HostState, HostView, Registration
 from lorajax.spec import Version
 
-_WARM_S = 2.0
+_START_S = 2.0
 """Until the workload begins: the first round needs hosts to have had time to come back."""
 
 
@@ -66,7 +66,7 @@ class _Cluster:
         self._hosts: dict[HostName, Host] = {}
         self._lives: list[Host] = []
         targets = RouterConfig(ttft_p95_s=config.slo.ttft_s, tbt_p95_s=config.slo.tpot_s, seed=config.seed)
-        self._front = Front(self._site, Router(targets, self._points, system.route), self._hosts, _WARM_S)
+        self._front = Front(self._site, Router(targets, self._points, system.route), self._hosts, _START_S)
         coordinator = Coordinator(self._paced, self._points, system.place)
         self._control = Control(self._site, coordinator, self._front, self._hosts)
 
@@ -86,7 +86,8 @@ class _Cluster:
     def result(self) -> Run:
         """What came of it, after all of it has happened."""
         arrivals = self._workload.arrivals
-        span_s = max(self._clock.now_s - _WARM_S, 0.0)
+        span_s = max(self._clock.now_s - _START_S, 0.0)
+        counted_s = max(span_s - self._config.warm_s, 0.0)
         names = {one.version: name for name, one in self._adapters.items()}
         return Run(
             system=self._system.name,
@@ -94,12 +95,12 @@ class _Cluster:
             facts=_facts(self._workload, self._system, self._config),
             outcomes=tuple(self._front.outcomes[number] for number in range(len(arrivals))),
             span_s=span_s,
-            hosts={name: _together(self._uses(name, span_s)) for name in self._hosts},
+            hosts={name: _together(self._uses(name, counted_s)) for name in self._hosts},
             moved_bytes=self._site.moved.num_bytes,
             num_moves=self._site.moved.num_copies,
             placements=tuple(
                 (
-                    when_s - _WARM_S,
+                    when_s - _START_S,
                     {names[version]: {one.host: one.share for one in shares} for version, shares in found.items()},
                 )
                 for when_s, found in self._control.placements
@@ -115,9 +116,9 @@ class _Cluster:
             first_beat_s = self._config.beat_s * (number + 1) / len(hosts)
             self._control.step(host.join(held.get(host.spec.name, ()), first_beat_s))
         self._control.tick()
-        self._clock.at(_WARM_S, self._restart)
+        self._clock.at(_START_S + self._config.warm_s, self._restart)
         for loss in self._config.losses:
-            self._clock.at(_WARM_S + loss.at_s, partial(self._lose, loss))
+            self._clock.at(_START_S + loss.at_s, partial(self._lose, loss))
 
     def _new_host(self, number: int, incarnation: int) -> Host:
         host = Host(self._site, self._front, self._control.hear, number, incarnation)
@@ -142,21 +143,22 @@ class _Cluster:
         return held
 
     def _restart(self) -> None:
-        for host in self._hosts.values():
-            host.restart()
+        for life in self._lives:
+            life.restart()
+        self._site.moved.restart()
 
     def _arrive(self, number: int) -> None:
         """Have the next request come, and after it the one that follows."""
         arrivals = self._workload.arrivals
         if number == len(arrivals):
-            self._clock.at(_WARM_S + self._workload.span_s + self._config.drain_s, self._front.give_up)
+            self._clock.at(_START_S + self._workload.span_s + self._config.drain_s, self._front.give_up)
             return
 
         def come() -> None:
             self._front.arrive(number, arrivals[number])
             self._arrive(number + 1)
 
-        self._clock.at(_WARM_S + arrivals[number].at_s, come)
+        self._clock.at(_START_S + arrivals[number].at_s, come)
 
     def _lose(self, loss: Loss) -> None:
         host = self._hosts[host_name(loss.host)]
@@ -166,7 +168,7 @@ class _Cluster:
             self._front.lose(spec.name)
             self._control.step(HostLeft(host=spec.name, incarnation=spec.incarnation, now_s=self._clock.now_s))
         if loss.back_s < math.inf:
-            self._clock.at(_WARM_S + loss.back_s, partial(self._return, loss.host, host.spec.incarnation + 1))
+            self._clock.at(_START_S + loss.back_s, partial(self._return, loss.host, host.spec.incarnation + 1))
 
     def _return(self, number: int, incarnation: int) -> None:
         host = self._new_host(number, incarnation)

@@ -58,7 +58,8 @@ class SimulationConfig:
     budget_bytes: int = 2**30
     """As `[placement] budget_bytes`."""
     warm_s: float = 0.0
-    """Requests before that do not count against the SLO: the first rounds know nothing of demand."""
+    """Before that requests do not count against the SLO, nor does what hosts do, hold and move: the first rounds know
+    nothing of demand."""
     min_copies: int = 1
     deadline_s: float | None = None
     """Of each request; None: it waits for ever."""

@@ -36,6 +36,8 @@ class StepWork:
     """Each gets one token."""
     context_tokens: int
     """KV that is read: of every sequence of the step, once."""
+    attended_pairs: int = 0
+    """Of a prompt's token and one that it attends to, itself included."""
     prefill_by_rank: Mapping[int, int] = field(default_factory=dict)
     """Tokens by the rank of their adapter; those of the base model under 0, or not at all."""
     decode_by_rank: Mapping[int, int] = field(default_factory=dict)
@@ -43,6 +45,11 @@ class StepWork:
     """Of the distinct adapters of the step."""
     host_rank: int = 0
     """The largest rank that the host is set up for; what padding to it costs (`SERVER_MAX`)."""
+
+
+def attended_pairs(start: int, num_tokens: int) -> int:
+    """Of so many neighbouring tokens of a prompt, and those that each of them attends to."""
+    return num_tokens * start + num_tokens * (num_tokens + 1) // 2
 
 
 class Base(Protocol):
@@ -101,11 +108,16 @@ class StepModel:
     """To apply one rank row to one token of a prompt."""
     decode_row_s: float
     """The same for one token that is generated."""
+    attended_s: float = 0.0
+    """For each pair of a prompt's token and one that it attends to."""
+    sequence_s: float = 0.0
+    """For each sequence that decodes: to sample a token, and to send it on its way."""
     kernels: Kernels = Kernels.RANK_EXACT
 
     def step_s(self, work: StepWork) -> float:
         """How long the step takes."""
         seconds = self.base.base_s(work.prefill_tokens, work.decode_sequences) + self.context_s * work.context_tokens
+        seconds += self.attended_s * work.attended_pairs + self.sequence_s * work.decode_sequences
         return seconds + self.lora_s(work) if work.adapter_ranks else seconds
 
     def lora_s(self, work: StepWork) -> float:

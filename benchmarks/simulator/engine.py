@@ -95,6 +95,11 @@ class Engine:
         self._ends = []
         self._is_between = True  # for ever: messages are taken by nobody
 
+    def restart(self) -> None:
+        """Count `busy_s` from now on."""
+        self.catch_up()
+        self.busy_s, self._began_s = 0.0, self._clock.now_s
+
     def catch_up(self) -> None:
         """Count the steps that have ended by now."""
         if num_steps := bisect_left(self._ends, self._clock.now_s):

@@ -14,6 +14,17 @@ type Numbers = NDArray[np.float64]
 _MIN_STEPS = 8
 """Of one shape; with fewer its time is that of the next larger one that has as many, or else the nearest smaller."""
 _TOO_LONG = 10.0
+_COSTS = (
+    "context_s",
+    "attended_s",
+    "sequence_s",
+    "adapters_s",
+    "adapter_token_s",
+    "row_s",
+    "prefill_row_s",
+    "decode_row_s",
+)
+"""Fields of `StepModel`, besides its shapes, in the order of `_columns`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +75,13 @@ def fitted(steps: Sequence[Step]) -> Fit:
     model = columns @ cost
     error = model - seconds
     ratios = np.clip(seconds / np.maximum(model, seconds / _TOO_LONG), 1 / _TOO_LONG, None)
-    context_s, adapters_s, token_s, row_s, prefill_row_s, decode_row_s, write_s = cost[len(kinds) :].tolist()
+    costs = dict(zip((*_COSTS, "write_s"), cost[len(kinds) :].tolist(), strict=True))
+    write_s = costs.pop("write_s")
     times = {kind: (float(second), int(count)) for kind, second, count in zip(kinds, cost, counts, strict=False)}
     return Fit(
         step=StepModel(
             base=Shapes(decode=_shapes(times, is_mixed=False), mixed=_shapes(times, is_mixed=True)),
-            context_s=context_s,
-            adapters_s=adapters_s,
-            adapter_token_s=token_s,
-            row_s=row_s,
-            prefill_row_s=prefill_row_s,
-            decode_row_s=decode_row_s,
+            **costs,
         ),
         write_s=write_s,
         num_steps=len(steps),
@@ -86,13 +93,15 @@ def fitted(steps: Sequence[Step]) -> Fit:
 
 
 def _columns(step: Step, kinds: Sequence[tuple[bool, int]]) -> list[float]:
-    """What each unknown cost is multiplied by: one for every shape, then those of `StepModel`, then page writes."""
+    """What each unknown cost is multiplied by: one for every shape, then `_COSTS`, then page writes."""
     work = step.work
     kind = bool(work.prefill_tokens), step.shape_tokens
     ranked = [(tokens, rank, count) for tokens, by_rank in _by_rank(work) for rank, count in by_rank.items() if rank]
     return [
         *(float(kind == one) for one in kinds),
         work.context_tokens,
+        work.attended_pairs,
+        work.decode_sequences,
         bool(work.adapter_ranks),
         sum(count for _, _, count in ranked),
         sum(work.adapter_ranks),

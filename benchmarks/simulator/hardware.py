@@ -36,9 +36,9 @@ class Hardware:
     """Of a fetch, besides its bytes."""
     relay_s: float = 0.001
     """Front door, both ways: what a request takes besides steps."""
-    jitter: tuple[float, ...] = (1.0,)
-    """What a step takes, as a part of what the model says: of one after the other, from the start again; 1 in the mean.
-    """
+    jitter: tuple[tuple[float, ...], ...] = ((1.0,),)
+    """What a step takes, as a part of what the model says: of one after the other, from the start again. Hosts take
+    turns at the rows, of which each is what one host was seen to do; 1 in the mean of all."""
 
     def adapter_bytes(self, rank: int) -> int:
         """What an adapter takes, wherever it is."""
@@ -78,7 +78,7 @@ def _sustained(
         if limits.num_kv_pages_of(context) >= limits.num_kv_pages:
             break
         prefill = sequences * prompt_tokens // new_tokens
-        step_s = step.step_s(_work(rank, prefill, sequences, context))
+        step_s = step.step_s(_work(rank, prefill, sequences, context, prefill * prompt_tokens // 2))
         chunk = max(1, min(limits.config.interleaved_tokens, limits.config.max_batch_tokens - sequences))
         if prefill > chunk:
             break
@@ -92,17 +92,18 @@ def _sustained(
 
 
 def _one_at_a_time(step: StepModel, rank: int, prompt_tokens: int, new_tokens: int) -> float:
-    read_s = step.step_s(_work(rank, prompt_tokens, 0, prompt_tokens))
-    decode_s = step.step_s(_work(rank, 0, 1, prompt_tokens + new_tokens // 2))
+    read_s = step.step_s(_work(rank, prompt_tokens, 0, prompt_tokens, prompt_tokens**2 // 2))
+    decode_s = step.step_s(_work(rank, 0, 1, prompt_tokens + new_tokens // 2, 0))
     return (prompt_tokens + new_tokens) / (read_s + new_tokens * decode_s)
 
 
-def _work(rank: int, prefill: int, sequences: int, context: int) -> StepWork:
+def _work(rank: int, prefill: int, sequences: int, context: int, attended_pairs: int) -> StepWork:
     """A step in which every sequence has an adapter of its own up to eight: traffic is skewed."""
     return StepWork(
         prefill_tokens=prefill,
         decode_sequences=sequences,
         context_tokens=context,
+        attended_pairs=attended_pairs,
         prefill_by_rank={rank: prefill},
         decode_by_rank={rank: sequences},
         adapter_ranks=(rank,) * min(8, max(1, sequences)) if rank else (),

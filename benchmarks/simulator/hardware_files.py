@@ -27,7 +27,7 @@ def read(path: Path) -> Hardware:
         step, limits = fields.pop("step"), fields.pop("limits")
         limits["stop_token_ids"], fields["jitter"] = (
             tuple(limits["stop_token_ids"]),
-            tuple(fields.get("jitter", (1.0,))),
+            tuple(map(tuple, fields.get("jitter", ((1.0,),)))),
         )
         return Hardware(
             **fields,

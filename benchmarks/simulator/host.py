@@ -102,6 +102,7 @@ class Host:
     def restart(self) -> None:
         """Count from now on what `use` tells."""
         self._counts = _Counts()
+        self._engine.restart()
         self.pool.restart()
 
     def use(self, span_s: float) -> HostUse:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.simulator.device import StepWork
+from benchmarks.simulator.device import StepWork, attended_pairs
 from benchmarks.simulator.fit import Step
 from checkpoints import base
 from cluster import profile
@@ -100,6 +100,7 @@ def work_of(chunks: Sequence[Chunk], rank_of: Callable[[Version], int]) -> StepW
         prefill_tokens=prefill.total(),
         decode_sequences=decode.total(),
         context_tokens=sum(chunk.start + len(chunk.tokens) for chunk in chunks),
+        attended_pairs=sum(attended_pairs(chunk.start, len(chunk.tokens)) for chunk in chunks if len(chunk.tokens) > 1),
         prefill_by_rank=prefill,
         decode_by_rank=decode,
         adapter_ranks=tuple(map(rank_of, {version for chunk in chunks for version, _ in chunk.request.adapters})),

@@ -27,6 +27,10 @@ class Moved:
     num_bytes: int = 0
     num_copies: int = 0
 
+    def restart(self) -> None:
+        """Count from now on."""
+        self.num_bytes = self.num_copies = 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:

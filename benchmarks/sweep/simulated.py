@@ -36,6 +36,8 @@ from benchmarks.workloads.settings import NAMED
 _FEWEST_REQUESTS = 40
 """Of a simulation that says something about a 95th percentile."""
 KERNELS = tuple(map(str, Kernels))
+PACE = 5.0
+"""Times as fast as in life."""
 _PEAK_S = 30.0
 """How long the busiest stretch of a workload is, in which a host is lost."""
 _DRAIN = 10
@@ -59,8 +61,8 @@ class Plan:
     """Of what counts."""
     warm_s: float
     """Before it: the first rounds know nothing of demand."""
-    pace: float
-    """As in `Setting`, where a setting has none of its own."""
+    pace: float | None
+    """Of all settings. None: each its own, and PACE where it has none."""
     interval_s: float
     """Between rounds of placement."""
     store: Path
@@ -69,7 +71,8 @@ class Plan:
 
     def facts(self) -> dict[str, object]:
         """For the results."""
-        return {name: getattr(self, name) for name in ("hardware", "duration_s", "warm_s", "pace", "interval_s")}
+        named = {name: getattr(self, name) for name in ("hardware", "duration_s", "warm_s", "interval_s")}
+        return named | {"pace": self.pace or f"{PACE:g}, or the setting's own"}
 
     def settings(self) -> tuple[str, ...]:
         """Names that a case may have. Raises: ValueError or OSError of one line where the file is no good."""
@@ -195,7 +198,7 @@ def _write(path: Path, text: str) -> None:
 
 def _workload(plan: Plan, task: Task) -> Workload:
     setting, variant = _settings(plan.settings_file)[task.case.setting], _VARIANTS[task.variant]
-    setting = replace(setting, pace=setting.pace or plan.pace)
+    setting = replace(setting, pace=plan.pace or setting.pace or PACE)
     if task.variant != AS_IT_IS:
         setting = replace(setting, crowds=variant.crowds)
     workload = setting(rate=task.rate, duration_s=plan.warm_s + plan.duration_s, seed=task.case.seed)

@@ -77,7 +77,7 @@ def setting_of(flags: Flags) -> Setting:
     if flags.ranks is not None:
         setting = changed(setting, ranks=flags.ranks)
     rate, duration_s = flags.rate or setting.rate, flags.duration_s or setting.duration_s
-    setting = replace(setting, rate=rate, duration_s=duration_s, pace=flags.pace)
+    setting = replace(setting, rate=rate, duration_s=duration_s, pace=flags.pace or setting.pace)
     return _with_lengths(setting, flags)
 
 
@@ -194,7 +194,11 @@ _OPTIONS = (
     click.option("--adapters", type=click.IntRange(1), help="How many; of a trace the most popular ones."),
     click.option("--rate", type=_ABOVE_0, help="Requests/s, the mean; a trace keeps the shape of its bursts."),
     click.option("--duration-s", type=_ABOVE_0, help="A trace is cut, or begins again."),
-    click.option("--pace", type=_ABOVE_0, help="Of days and drift: 1 as in life.  [default: eight hours, squeezed]"),
+    click.option(
+        "--pace",
+        type=_ABOVE_0,
+        help="Of days and drift, not of a trace: 1 as in life.  [default: eight hours, squeezed]",
+    ),
     click.option("--compress", type=_ABOVE_0, help="Play the trace so many times as fast, before --rate."),
     click.option("--length-scale", type=_ABOVE_0, default=1.0, show_default=True, help="Times all lengths."),
     click.option("--context-tokens", type=click.IntRange(2), help="Cut prompts, and only then answers, to fit."),

@@ -86,6 +86,22 @@ def test_sweep_goes_on_where_it_was(tmp_path):
     assert {one["disturbance"] for one in before["trials"]} > {"a host lost at the peak"}
 
 
+def _points(folder, own, *flags):
+    """What a sweep of one paced setting finds, by what the settings file says of its pace."""
+    folder.mkdir()
+    (folder / "mine.toml").write_text(f'[mine]\nworkload = "day"\n{own}\n')
+    few = ("--hosts", 1, "--systems", "ours", "--kernels", "rank-exact", "--no-trials", "--no-curves")
+    files_of = ("--settings-file", folder / "mine.toml", "--store", folder / "store", "--out", folder)
+    done = _invoked("sweep", *_TOY, "--settings", "mine", *few, *files_of, *flags)
+    assert done.exit_code == 0, done.output
+    return json.loads((folder / "sweep.json").read_text())["points"]
+
+
+def test_sweep_plays_a_setting_at_its_own_pace_unless_told_another(tmp_path):
+    own, told = _points(tmp_path / "own", "pace = 900"), _points(tmp_path / "told", "pace = 5", "--pace", 900)
+    assert own == told
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

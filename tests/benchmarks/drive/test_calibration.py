@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.drive.calibration import steps_of, ways_s
+from benchmarks.drive.calibration import rows, steps_of, ways_s
 from benchmarks.drive.open_loop import Sent
 from benchmarks.drive.records import Ending
 from benchmarks.outcomes.records import Outcome
@@ -59,9 +59,13 @@ def test_its_shape_is_the_one_that_it_was_padded_to():
     assert [one.shape_tokens for one in steps_of(log, LIMITS, RANKS)] == [160, 8]
 
 
-def outcome(sent_s, first_s):
+def test_every_host_has_the_ratios_of_its_own_steps():
+    assert rows((1.5, 0.5, 2.0), (2, 0, 1)) == ((1.5, 0.5), (1.0,), (2.0,))
+
+
+def outcome(sent_s, first_s, late_s=0.0):
     return Outcome(
-        due_s=sent_s,
+        due_s=sent_s - late_s,
         adapter="",
         rank=0,
         prompt_tokens=1,
@@ -99,6 +103,10 @@ def test_the_way_is_what_the_host_does_not_count():
 
 def test_the_rest_of_the_step_that_goes_on_is_no_part_of_the_way():
     assert ways((outcome(1.1, 2.0), ending(0.5)), logs=LOGS) == pytest.approx([0.1])
+
+
+def test_the_way_begins_when_the_request_was_due():
+    assert ways((outcome(2.0, 2.5, late_s=0.1), ending(0.3)), logs=LOGS) == pytest.approx([0.3])
 
 
 def test_before_the_first_step_a_host_waits():

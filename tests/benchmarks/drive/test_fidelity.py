@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.drive.fidelity import Row, order_of
-from benchmarks.drive.fidelity_rig import Plan, setting_of
+from benchmarks.drive.fidelity import Row, order_of, shifted
+from benchmarks.drive.fidelity_rig import Plan, Seen, first_and_rest, setting_of
 from benchmarks.outcomes.records import Outcome, Run
 from cluster import operating_points
+from cluster.step_log import LoggedStep
+from tests.benchmarks.simulator.rig import hardware
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,6 +65,20 @@ def test_the_beginning_is_not_compared():
     run = Run(system="x", workload="w", facts={}, outcomes=outcomes, span_s=10.0)
     compared = plan().compared(run)
     assert ([one.due_s for one in compared.outcomes], compared.span_s) == ([2.0, 9.0], 8.0)
+
+
+def test_steps_belong_to_the_workload_in_which_they_began():
+    driven = [SimpleNamespace(sent=SimpleNamespace(began_s=began_s)) for began_s in (10.0, 20.0, 30.0)]
+    log = [LoggedStep(began_s, began_s + 0.1, 0, ()) for began_s in (11.0, 19.9, 20.0, 35.0)]
+    seen = Seen(driven=driven, others=0.0, adapters=(), logs={"h": log}, config=Path())
+    first, rest = first_and_rest(seen)
+    assert (first.driven, first.logs) == (driven[:1], {"h": log[:2]})
+    assert (rest.driven, rest.logs) == (driven[1:], {"h": log[2:]})
+
+
+def test_what_steps_took_begins_elsewhere_on_every_host():
+    found = shifted(hardware(jitter=((1.0, 2.0, 3.0, 4.0), (5.0, 6.0))), 0.5)
+    assert found.jitter == ((3.0, 4.0, 1.0, 2.0), (6.0, 5.0))
 
 
 def ran(out, command, *flags):

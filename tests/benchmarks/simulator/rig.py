@@ -17,7 +17,7 @@ PAGE = 1000
 RANKS = {"a": 8, "b": 16, "c": 16, "d": 64, "e": 128}
 
 
-def hardware(*, num_kv_pages=24, num_adapter_pages=20, host_bytes=100 * PAGE, jitter=(1.0,), **sizes):
+def hardware(*, num_kv_pages=24, num_adapter_pages=20, host_bytes=100 * PAGE, jitter=((1.0,),), **sizes):
     """A host of a few pages, whose steps take 0.1 s and more: everything that can run out does."""
     sizes = {"max_batch_tokens": 32, "interleaved_tokens": 16, "max_sequences": 4, "page_writes_per_step": 3} | sizes
     engine = EngineConfig(kv_bytes=1, adapter_bytes=1, host_adapter_bytes=host_bytes, kv_page_tokens=4, **sizes)
@@ -32,6 +32,8 @@ def hardware(*, num_kv_pages=24, num_adapter_pages=20, host_bytes=100 * PAGE, ji
             row_s=1e-4,
             prefill_row_s=1e-5,
             decode_row_s=1e-5,
+            attended_s=1e-4,
+            sequence_s=1e-3,
             kernels=Kernels.BATCH_MAX,
         ),
         limits=EngineLimits(
@@ -75,7 +77,7 @@ HARDWARE = st.builds(
     host_bytes=st.integers(17, 40).map(lambda pages: pages * PAGE),
     max_sequences=st.integers(1, 8),
     max_batch_tokens=st.sampled_from((8, 16, 64)),
-    jitter=st.sampled_from(((1.0,), (1.0, 1.5, 1.0, 3.0, 1.25))),
+    jitter=st.sampled_from((((1.0,),), ((1.0, 1.5, 1.0, 3.0, 1.25),), ((1.25, 1.0, 2.0), (1.5, 1.0)))),
 )
 
 LOSSES = st.lists(

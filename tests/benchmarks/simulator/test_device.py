@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.simulator.device import Kernels, Roofline, Shapes, StepModel, StepWork
+from benchmarks.simulator.device import Kernels, Roofline, Shapes, StepModel, StepWork, attended_pairs
 
 MODEL = StepModel(
     base=Roofline(overhead_s=1.0, weights_s=10.0, token_s=1.0),
@@ -36,6 +36,16 @@ def test_the_base_pays_nothing_for_adapters():
 
 def test_many_tokens_take_longer_than_the_weights():
     assert MODEL.step_s(StepWork(prefill_tokens=30, decode_sequences=4, context_tokens=0)) == 1 + 34
+
+
+def test_a_prompt_pays_for_what_its_tokens_attend_to_and_an_answer_for_each_sequence():
+    costly = replace(MODEL, attended_s=0.125, sequence_s=2.0)
+    assert costly.step_s(replace(WORK, attended_pairs=40)) == MODEL.step_s(WORK) + 40 * 0.125 + 3 * 2.0
+
+
+@pytest.mark.parametrize(("start", "num_tokens"), [(0, 1), (0, 5), (7, 1), (7, 3)])
+def test_a_token_attends_to_itself_and_all_before_it(start, num_tokens):
+    assert attended_pairs(start, num_tokens) == sum(place + 1 for place in range(start, start + num_tokens))
 
 
 def test_rank_exact_kernels_cost_each_token_its_own_rank():

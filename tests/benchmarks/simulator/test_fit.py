@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.simulator.device import Shapes, StepModel, StepWork
+from benchmarks.simulator.device import Shapes, StepModel, StepWork, attended_pairs
 from benchmarks.simulator.fit import Step, fitted
 
 TRUE = StepModel(
@@ -16,6 +16,8 @@ TRUE = StepModel(
     row_s=5e-6,
     prefill_row_s=2e-7,
     decode_row_s=4e-7,
+    attended_s=3e-8,
+    sequence_s=1e-4,
 )
 WRITE_S = 3e-4
 
@@ -30,6 +32,7 @@ def steps(num_steps=400, noise=0.0, seed=0):
             prefill_tokens=prefill,
             decode_sequences=decode,
             context_tokens=int(chance.integers(10, 2000)),
+            attended_pairs=attended_pairs(int(chance.integers(0, 2000)), prefill),
             prefill_by_rank={ranks[0]: prefill} if ranks and prefill else {0: prefill},
             decode_by_rank={ranks[-1]: decode} if ranks else {0: decode},
             adapter_ranks=ranks,
@@ -43,7 +46,8 @@ def steps(num_steps=400, noise=0.0, seed=0):
 
 def costs(model):
     shapes = [seconds for _, seconds in (*model.base.decode, *model.base.mixed)]
-    return [*shapes, model.context_s, model.adapters_s, model.row_s, model.prefill_row_s, model.decode_row_s]
+    parts = (model.context_s, model.attended_s, model.sequence_s, model.adapters_s, model.row_s)
+    return [*shapes, *parts, model.prefill_row_s, model.decode_row_s]
 
 
 def test_exact_times_give_the_exact_model():

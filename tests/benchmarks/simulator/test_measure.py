@@ -39,6 +39,7 @@ def test_work_counts_tokens_by_rank_and_kv_of_every_sequence():
     assert (found.prefill_tokens, found.decode_sequences) == (5, 3)
     assert (found.prefill_by_rank, found.decode_by_rank) == ({8: 5}, {8: 1, 16: 1, 0: 1})
     assert found.context_tokens == 5 + 11 + 21 + 31
+    assert found.attended_pairs == 1 + 2 + 3 + 4 + 5
 
 
 def test_a_set_of_adapters_has_the_sum_of_their_ranks():

@@ -1,5 +1,6 @@
 """Whatever is drawn: a simulation answers everybody once, moves what it says, and does not depend on leaps."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -45,6 +46,16 @@ def test_requests_before_the_run_is_warm_do_not_count():
     lost = config(slo=Slo(ttft_s=0.001))
     assert kept(asked, SYSTEMS["ours"], lost) is None
     assert kept(asked, SYSTEMS["ours"], replace(lost, warm_s=39.5)) is not None
+
+
+def test_what_hosts_did_before_the_run_was_warm_does_not_count():
+    late = (30.0, 40, 20, "b")
+    found = simulate(workload((1.0, 40, 20, "a"), late), SYSTEMS["ours"], config(warm_s=20.0))
+    alone = simulate(workload(late), SYSTEMS["ours"], config())
+    assert sum(one.tokens for one in found.hosts.values()) == 60
+    for part in ("busy_s", "stall_s"):
+        assert math.isclose(*(sum(getattr(one, part) for one in run.hosts.values()) for run in (found, alone)))
+    assert found.moved_bytes == 0
 
 
 def test_a_run_is_given_up_before_its_end():

@@ -10,14 +10,14 @@ from benchmarks.sweep.tasks import AS_IT_IS, CALM, CROWD, INTERFERENCE, Task
 from tests.benchmarks.outcomes.made_sweep import case
 
 
-def _plan(folder, text=None, duration_s=10.0, warm_s=0.0):
+def _plan(folder, text=None, duration_s=10.0, warm_s=0.0, pace=48.0):
     if text is not None:
         (folder / "settings.toml").write_text(text)
     return Plan(
         hardware="a100-tp4-llama-7b-slora",
         duration_s=duration_s,
         warm_s=warm_s,
-        pace=48.0,
+        pace=pace,
         interval_s=30.0,
         store=folder / "store",
         settings_file=None if text is None else folder / "settings.toml",
@@ -69,6 +69,14 @@ def test_what_came_before_it_was_warm_is_not_judged(tmp_path):
     assert warm.point(_task()).tail_by_rank != longer.point(_task()).tail_by_rank
 
 
+def test_what_hosts_held_moved_and_did_before_it_was_warm_is_not_counted(tmp_path):
+    whole = _plan(tmp_path / "whole", duration_s=90.0).point(_task())
+    judged = _plan(tmp_path / "judged", duration_s=30.0, warm_s=60.0).point(_task())
+    assert 0 < judged.moved_bytes < whole.moved_bytes
+    assert judged.held_bytes != whole.held_bytes
+    assert judged.imbalance != whole.imbalance
+
+
 def test_crowd_comes_on_top_of_the_same_requests(tmp_path):
     calm, crowded = (_requests(_plan(tmp_path), variant) for variant in (CALM, CROWD))
     assert tuple(one for one in crowded if one.adapter != "cold") == calm
@@ -89,6 +97,12 @@ def test_settings_of_ones_own_have_their_own_names(tmp_path):
     plan = _plan(tmp_path, '[mine]\nworkload = "zipf"\nadapters = 7\n')
     assert plan.settings()[-1] == "mine"
     assert len(simulated._workload(plan, _task(setting="mine")).ranks) == 7
+
+
+@pytest.mark.parametrize(("asked", "own", "played"), [(None, "", 5), (None, "pace = 20", 20), (48.0, "pace = 20", 48)])
+def test_pace_is_that_of_the_plan_or_else_the_settings_own(tmp_path, asked, own, played):
+    plan = _plan(tmp_path, f"[mine]\n{own}\n", pace=asked)
+    assert simulated._workload(plan, _task(setting="mine")).facts["pace"] == played
 
 
 @pytest.mark.parametrize("text", ["no toml", "[mine]\nadaptors = 7\n", '[mine]\nworkload = "nothing"\n', "mine = 7\n"])

@@ -97,6 +97,23 @@ def test_command_prints_requests_lengths_popular_adapters_and_tokens_per_rank(tr
     assert "  rank 64                2              66  100.0%" in lines
 
 
+def test_pace_plays_a_part_of_the_eight_hours(tmp_path):
+    """A day is three times as busy at noon as at its ends; a hundredth of it is as busy all the time."""
+    busier = []
+    for pace in ((), ("--pace", 1)):
+        out = tmp_path / f"{len(pace)}.jsonl"
+        assert run("--workload", "day", "--rate", 10, "--duration-s", 288, *pace, "--out", out).exit_code == 0
+        at_s = [one.at_s for one in setting_of(Flags(trace=out))().arrivals]
+        busier.append(sum(96 <= one < 192 for one in at_s) / sum(one < 96 for one in at_s))
+    assert busier[0] > 1.5
+    assert busier[1] == pytest.approx(1, abs=0.2)
+
+
+def test_pace_leaves_the_times_of_a_trace_as_they_are(trace):
+    paced, plain = (setting_of(Flags(trace=trace, popularity="shifting", pace=pace))() for pace in (1.0, None))
+    assert [one.at_s for one in paced.arrivals] == [one.at_s for one in plain.arrivals]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
