@@ -59,7 +59,7 @@ class ChildProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writable,
                 stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,  # of our session still: Linux may share a machine between sessions, and does it badly
                 env=environment,
             )
         except BaseException:

@@ -47,9 +47,9 @@ async def test_line_without_end_comes_in_pieces():
 
 
 @on_loop
-async def test_child_leads_a_session_of_its_own():
-    _, (answer,) = await ran(*python("import os; print(os.getsid(0) == os.getpid())"))
-    assert answer == "True"
+async def test_child_leads_a_process_group_of_its_own_in_our_session():
+    _, (answer,) = await ran(*python("import os; print(os.getpgid(0) == os.getpid(), os.getsid(0))"))
+    assert answer == f"True {os.getsid(0)}"
 
 
 @on_loop
