@@ -6,6 +6,7 @@ same plan out twice gives the same device state.
 
 from dataclasses import dataclass
 
+from lorajax.sequence import Sequence
 from lorajax.spec import Failed, Request, Version
 from lorajax.stretch import Stretch
 
@@ -52,6 +53,21 @@ class Chunk:
     """Number of tokens generated so far: with the seed, what a draw depends on."""
     samples: bool
     """Whether the logits of the last token give the next one."""
+
+
+def chunk_of(sequence: Sequence, end: int) -> Chunk:
+    """The tokens of a sequence that are not cached yet, up to position `end`; it has pages for them."""
+    start = sequence.num_cached
+    return Chunk(
+        request=sequence.request,
+        tokens=tuple(sequence.tokens[start:end]),
+        start=start,
+        kv_pages=tuple(sequence.pages),
+        adapter_pages=sequence.adapter_pages,
+        output=sequence.output if sequence.request.sampling.has_penalties else (),
+        num_output=sequence.num_output,
+        samples=end == len(sequence.tokens),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

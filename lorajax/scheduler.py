@@ -7,8 +7,9 @@ Policy, every step:
 1. Whoever runs goes first, by (priority, arrival): one token for each that decodes, then prompts within the budget,
    which is small where something decodes: a long prompt delays the running streams by one small chunk a step. Who
    finds no KV page takes those of the last in that order, which goes back to the queue, or else waits.
-2. Then the queue in the same order. A request starts when its adapters are on the device and the KV of its tokens has
-   room; one that is ready but has no place lets nobody pass.
+2. Then the queue, by priority, arrival and the share that its adapter has of what is here (shares.py). A request starts
+   when its adapters are on the device and the KV of its tokens has room; one that is ready but has no place lets nobody
+   pass. Where an adapter has a large share, its requests wait for room besides, and let others pass.
 3. One that waits for adapters lets others pass. If its pages are reserved it only waits for the copy. If there is no
    room for them, at most MAX_OVERTAKES later requests with adapters start before it; then only base requests pass,
    which hold nothing it needs, so what runs drains and its pages come.
@@ -22,9 +23,10 @@ from lorajax.config import EngineStats
 from lorajax.errors import BadRequest, DeadlineExceeded, LorajaxError, Overloaded
 from lorajax.limits import EngineLimits
 from lorajax.pages import PagePool
-from lorajax.plan import Chunk, StepPlan
+from lorajax.plan import Chunk, StepPlan, chunk_of
 from lorajax.residency import Residency, Standing
 from lorajax.sequence import Sequence, discard, insert, overtake
+from lorajax.shares import Shares
 from lorajax.spec import Event, Failed, Finished, FinishReason, Request, Token, TokenEvent, Version
 from lorajax.stretch import Stretch, advance, stretch_of
 
@@ -53,6 +55,7 @@ class Scheduler:
         self._limits = limits
         self._config = config
         self._kv = PagePool(limits.num_kv_pages)
+        self._shares = Shares()
         self._arrivals = count()
         self._sequences: dict[str, Sequence] = {}
         # Both by (priority, arrival).
@@ -69,6 +72,7 @@ class Scheduler:
         sequence = Sequence(request=request, arrival=next(self._arrivals), submitted_s=now_s)
         sequence.observe_adapters(are_ready=self.residency.is_ready(sequence.versions), now_s=now_s)
         self.residency.join(sequence.versions)
+        self._shares.join(sequence)
         self._sequences[request.id] = sequence
         insert(self._waiting, sequence)
 
@@ -201,7 +205,7 @@ class Scheduler:
         short: list[Sequence] = []
         is_full = False
         is_barred = not self.residency.begin({version for sequence in self._running for version in sequence.versions})
-        for sequence in self._waiting[:LOOKAHEAD]:
+        for sequence in self._shares.in_turn(self._waiting, LOOKAHEAD):
             if is_barred and sequence.versions:
                 continue
             standing = self.residency.claim(sequence.versions)
@@ -214,7 +218,8 @@ class Scheduler:
                 short.append(sequence)
                 is_barred = sequence.num_overtaken >= MAX_OVERTAKES
             elif standing is Standing.READY and not is_full:
-                if is_full := not self._has_place(sequence, budget):
+                is_full = not self._has_place(sequence, budget)
+                if is_full or self._shares.must_yield(sequence, self._kv):
                     continue
                 chunk = self._start(sequence, budget, now_s)
                 chunks.append(chunk)
@@ -253,16 +258,7 @@ class Scheduler:
         end = min(wanted, len(sequence.pages) * page_tokens)
         if end == start:
             return None
-        return Chunk(
-            request=sequence.request,
-            tokens=tuple(sequence.tokens[start:end]),
-            start=start,
-            kv_pages=tuple(sequence.pages),
-            adapter_pages=sequence.adapter_pages,
-            output=sequence.output if sequence.request.sampling.has_penalties else (),
-            num_output=sequence.num_output,
-            samples=end == len(sequence.tokens),
-        )
+        return chunk_of(sequence, end)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the queue without its pages; its tokens are prefilled again, and the next token is the same."""
@@ -298,3 +294,4 @@ class Scheduler:
         self._kv.give_back(sequence.rewind())
         del self._sequences[sequence.request.id]
         self.residency.leave(sequence.versions)
+        self._shares.leave(sequence)

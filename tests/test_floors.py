@@ -81,6 +81,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lorajax.chat",
         "lorajax.demo_cluster",
         "lorajax.limits",
+        "lorajax.shares",
         "pallas_kernels.cases",
         "pallas_kernels.mosaic_parts",
         "pallas_kernels.triton_lora",
