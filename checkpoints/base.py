@@ -14,7 +14,21 @@ from checkpoints import gguf_files, hf, store
 from checkpoints.shapes import kind_of, read_spec
 from lorajax.spec import ModelSpec
 
-__all__ = ["kind_of", "load", "read_spec"]
+__all__ = ["check", "kind_of", "load", "read_spec"]
+
+
+def check(path: Path, spec: ModelSpec) -> None:
+    """Look whether all tensors that `load` wants are there, in the shapes it wants; their values are left unread.
+
+    Raises: what `load` raises. Orbax alone can look into its own folders: of those nothing is checked.
+    """
+    match kind_of(path):
+        case "hf":
+            hf.read_weights(path, spec, np.float32)
+        case "gguf":
+            gguf_files.read_weights(path, spec, np.float32)
+        case "orbax":
+            pass
 
 
 def load(

@@ -13,6 +13,9 @@ from lorajax.errors import MalformedCheckpoint
 MAX_JSON_BYTES = 16 * 2**20
 """Largest settings file that is read: a sharded model's index takes about 100 bytes a tensor."""
 
+_POINTER = b"version https://git-lfs.github.com/"
+"""What a repository's copy of a large file begins with until git-lfs has fetched the file."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
@@ -128,7 +131,7 @@ def read_fields(path: Path) -> Fields:
 def check_regular(path: Path) -> None:
     """Refuse what is missing or is no regular file: opening a pipe would wait for ever.
 
-    Raises: MalformedCheckpoint, also for what this process may not read.
+    Raises: MalformedCheckpoint, also for what this process may not read, and for what git-lfs has not fetched yet.
     """
     try:
         mode = path.stat().st_mode
@@ -140,6 +143,16 @@ def check_regular(path: Path) -> None:
         raise MalformedCheckpoint(f"{path.name}: not a regular file")
     if not os.access(path, os.R_OK):
         raise MalformedCheckpoint(f"{path.name}: cannot be read: this process lacks the permission")
+    if _start(path, len(_POINTER)) == _POINTER:
+        raise MalformedCheckpoint(f"{path.name}: a Git LFS pointer, not the file; run `git lfs pull` where it lies")
+
+
+def _start(path: Path, num_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(num_bytes)
+    except OSError:  # whoever opens it next says why
+        return b""
 
 
 def _unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:

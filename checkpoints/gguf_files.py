@@ -95,7 +95,7 @@ def read_weights(path: Path, spec: ModelSpec, dtype: npt.DTypeLike) -> Iterator[
     names.check(wanted, _shapes(file), {_ROPE_FACTORS}, path.name)
 
     def read(part: names.Part) -> np.ndarray:
-        values = file.read(part.gguf)
+        values = names.finite(file.read(part.gguf), part.gguf, path.name)
         return half_split(values, part.num_interleaved_heads) if part.num_interleaved_heads else values
 
     return ((weight.name, names.assemble(weight, read, dtype)) for weight in tree)

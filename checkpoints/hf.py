@@ -107,7 +107,8 @@ def read_weights(folder: Path, spec: ModelSpec, dtype: npt.DTypeLike) -> Iterato
         )
 
     def read(part: names.Part) -> np.ndarray:
-        return files.read(head if has_only_head and part.hf == embed else part.hf)
+        name = head if has_only_head and part.hf == embed else part.hf
+        return names.finite(files.read(name), name, folder.name)
 
     return ((weight.name, names.assemble(weight, read, dtype)) for weight in tree)
 

@@ -65,6 +65,7 @@ def save(folder: Path, tokenizer: Tokenizer, template: ChatTemplate | NoChatTemp
 
 
 def _load_folder(folder: Path, strftime_now: Clock) -> tuple[Tokenizer, ChatTemplate | NoChatTemplate]:
+    check_regular(folder / "tokenizer.json")
     try:
         inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - the library raises nothing narrower

@@ -2,7 +2,7 @@
 
 import pytest
 
-from checkpoints.fields import Fields, read_fields
+from checkpoints.fields import Fields, check_regular, read_fields
 from lorajax.errors import MalformedCheckpoint
 from tests.checkpoints.permissions import unreadable
 
@@ -22,6 +22,12 @@ def test_positive_numbers_are_read_as_floats(value):
 def test_a_file_that_may_not_be_read_is_named(name):
     with unreadable(name) as folder, pytest.raises(MalformedCheckpoint, match=r"^config\.json: cannot be read: .+$"):
         read_fields(folder / "config.json")
+
+
+def test_a_pointer_of_git_lfs_says_how_to_get_the_file(tmp_path):
+    (tmp_path / "m.gguf").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    with pytest.raises(MalformedCheckpoint, match=r"^m\.gguf: a Git LFS pointer.*`git lfs pull`"):
+        check_regular(tmp_path / "m.gguf")
 
 
 def test_a_name_too_long_for_the_system_is_refused(tmp_path):

@@ -135,6 +135,14 @@ def test_missing_tensor_is_named(tmp_path):
         gguf_files.read_weights(path, gguf_files.read_spec(path), np.float32)
 
 
+def test_tensor_with_values_that_are_no_numbers_is_named(tmp_path):
+    theirs = tensors("llama")
+    theirs["model.norm.weight"][5] = np.nan
+    path = write_gguf(tmp_path / "m.gguf", "llama", theirs)
+    with pytest.raises(MalformedCheckpoint, match=r"^m\.gguf: tensor 'output_norm\.weight' has NaN or infinite"):
+        dict(gguf_files.read_weights(path, gguf_files.read_spec(path), np.float32))
+
+
 def test_every_truncation_is_refused(tmp_path):
     path = model(tmp_path)
     whole = path.read_bytes()

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from checkpoints import hf
+from checkpoints import hf, names
 from lorajax.errors import MalformedCheckpoint, UnsupportedModel
 from lorajax.spec import RopeSpec
 from tests.checkpoints.base_models import (
@@ -110,6 +110,24 @@ def test_wrongly_shaped_tensor_is_named(tmp_path):
     folder = write_folder(tmp_path, LLAMA, theirs)
     with pytest.raises(MalformedCheckpoint, match=r"'model\.norm\.weight' has shape \[31\]; its settings want \[32\]"):
         hf.read_weights(folder, hf.read_spec(folder), np.float32)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_tensor_with_values_that_are_no_numbers_is_named(tmp_path, value):
+    theirs = tensors("llama")
+    theirs["model.layers.1.mlp.up_proj.weight"][3, 2] = value
+    folder = write_folder(tmp_path, LLAMA, theirs)
+    with pytest.raises(MalformedCheckpoint, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' has NaN or infinite"):
+        dict(hf.read_weights(folder, hf.read_spec(folder), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_in_every_dtype_values_that_are_no_numbers_are_found(dtype, value):
+    largest = np.array([ml_dtypes.finfo(dtype).max, ml_dtypes.finfo(dtype).min, 0.0], dtype)
+    assert names.finite(largest, "w", "m") is largest
+    with pytest.raises(MalformedCheckpoint, match="'w' has NaN or infinite"):
+        names.finite(np.append(largest, np.asarray(value, dtype)), "w", "m")
 
 
 def test_pickled_weights_are_refused_by_name(tmp_path):

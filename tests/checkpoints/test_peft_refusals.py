@@ -118,6 +118,13 @@ def test_a_missing_file_is_named(tmp_path, name):
         read(tmp_path)
 
 
+def test_a_folder_in_the_folder_that_is_an_adapter_is_named(tmp_path):
+    (tmp_path / "sql").mkdir()
+    write(tmp_path / "sql")
+    with pytest.raises(MalformedAdapter, match=f"{peft.CONFIG}: it is in {tmp_path.name}/sql; name that folder"):
+        read(tmp_path)
+
+
 def test_a_pickle_is_refused_unopened(tmp_path):
     (write(tmp_path) / peft.WEIGHTS).unlink()
     (tmp_path / "adapter_model.bin").mkdir()  # opening it would fail in another way
