@@ -246,8 +246,7 @@ class Updates {
   const T* PageOf(const Unit& u) const {
     return targets[u.target].a + work_.page[u.run->first_item + u.first] * kRows * width_in_;
   }
-  // Sleeps where it takes long. With yields instead, on Linux 6.18 and more threads than cores, other threads of the process
-  // and its neighbours stood in the queue of a core for up to two seconds.
+  // Sleeps where it takes long: then whoever still shrinks may be waiting for this very core.
   void AwaitH() {
     auto is_done = [&] { return shrunk_.load() == num_shrinks(); };
     for (int spin = 0; spin < 2000 && !is_done(); ++spin) Pause();
