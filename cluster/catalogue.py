@@ -83,7 +83,7 @@ class Catalogue:
             return dataclasses.replace(old, is_pinned=is_pinned)
         if not replace:
             raise AdapterExists(
-                f"adapter {entry.name!r} has other content ({old.spec.version[:12]}); set replace to change it"
+                f"adapter {entry.name!r} has other content ({old.spec.version[:12]}); set replace (HTTP: load_inplace)"
             )
         return dataclasses.replace(entry, is_pinned=is_pinned)
 

@@ -20,7 +20,7 @@ from cluster.metrics import Metrics
 from cluster.openai_query import LoadBody, Query, UnloadBody
 from cluster.openai_reply import Writer
 from cluster.worker_inference import MAX_BYTES_PER_TOKEN
-from lorajax.errors import UnknownAdapter
+from lorajax.errors import BadRequest, UnknownAdapter
 
 _MIN_BODY_BYTES = 2**20
 _JSON_BYTES_PER_BYTE = 6
@@ -113,6 +113,8 @@ class _Handlers:
     async def load(self, body: bytes, response: Response) -> None:
         """Register a folder below an adapter root."""
         asked = openai_query.parsed(LoadBody, body)
+        if asked.lora_name == self._served.model_name:
+            raise BadRequest(f"{asked.lora_name!r} is the base model's own name; choose another", "lora_name")
         await self._services.load(asked.lora_name, asked.lora_path, replace=asked.load_inplace)
         await _say(response, f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
 

@@ -38,13 +38,9 @@ def launch(
 
     `say` hears what a person should know; where the gateway runs, `on_ready` gets the line READY when the cluster can
     answer.
-    Raises: ValueError where another launcher runs the same node.
+    Raises: ValueError where another launcher runs the same node, or the state folder cannot be written in.
     """
-    state = plan.config.state_dir
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        for node in sorted(nodes):
-            held.enter_context(_locked(state / f"node-{node}.lock"))
+    with _held(plan.config.state_dir, nodes):
         plan = with_ports(plan) if plan.head in nodes else plan
         return asyncio.run(_run(plan, nodes, environment, say, on_ready))
 
@@ -101,8 +97,7 @@ async def _run(
     say: Callable[[str], None],
     on_ready: Callable[[str], None],
 ) -> int:
-    logs = plan.config.state_dir / "logs"
-    logs.mkdir(exist_ok=True)
+    logs = _logs(plan.config.state_dir)
     supervisor = Supervisor(
         children(plan, nodes),
         logs,
@@ -163,6 +158,26 @@ def _free(address: str) -> Iterator[str]:
     family, *_, where = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
     with socket.create_server(where, family=family) as server:
         yield f"{host}:{server.getsockname()[1]}"
+
+
+def _logs(state: Path) -> Path:
+    return state / "logs"
+
+
+@contextlib.contextmanager
+def _held(state: Path, nodes: frozenset[int]) -> Iterator[None]:
+    """The state folder, made where it is missing, its nodes locked while the block runs."""
+    with contextlib.ExitStack() as held:
+        try:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _logs(state).mkdir(exist_ok=True)
+            for node in sorted(nodes):
+                held.enter_context(_locked(state / f"node-{node}.lock"))
+        except OSError as error:
+            raise ValueError(
+                f"cluster.state_dir is {state}: {error.filename}: {error.strerror}; name a folder to write in"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

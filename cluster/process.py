@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from cluster.config import parse_address
 from lorajax.cli_types import EXIT_FAILED, EXIT_USAGE
-from lorajax.errors import LorajaxError
+from lorajax.errors import LorajaxError, MalformedCheckpoint, UnsupportedModel
 
 _log = logging.getLogger("lorajax")
 
@@ -15,7 +15,7 @@ _log = logging.getLogger("lorajax")
 def run(command: str, work: Callable[[], int]) -> int:
     """Do the work; returns its exit code, or an error's after one line that names the command and says why.
 
-    2 where a flag or a key has to change, 1 for what else goes wrong.
+    2 where a flag or a key, or the model that it names, has to change, 1 for what else goes wrong.
     """
     # A library we import puts its own handler on the root logger.
     logging.basicConfig(
@@ -24,7 +24,7 @@ def run(command: str, work: Callable[[], int]) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)
     try:
         return work()
-    except ValueError as error:
+    except (ValueError, UnsupportedModel, MalformedCheckpoint) as error:
         return _failed(command, error, EXIT_USAGE)
     except (LorajaxError, OSError) as error:
         return _failed(command, error, EXIT_FAILED)

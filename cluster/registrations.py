@@ -70,7 +70,7 @@ class Registrations:
             return dataclasses.replace(old, is_pinned=is_pinned)
         if old.adapter.version != new.adapter.version and not replace:
             raise AdapterExists(
-                f"adapter {new.name!r} has other content ({old.adapter.version[:12]}); set replace to change it"
+                f"adapter {new.name!r} has other content ({old.adapter.version[:12]}); set replace (HTTP: load_inplace)"
             )
         return dataclasses.replace(new, is_pinned=is_pinned)
 

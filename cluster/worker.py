@@ -27,6 +27,7 @@ from lorajax.errors import BadRequest, NeedsCluster, Unavailable
 
 SERVICES = tuple(service.full_name for service in serving_pb2.DESCRIPTOR.services_by_name.values())
 _MIN_MESSAGE_BYTES = 16 * 2**20  # a prompt that is far too long still gets our own answer, with both numbers
+_MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own
 _CLOSE_S = 1.0
 
 type MakeFront = Callable[[WorkerConfig, Parts, Admission, Inference, Adapters], Front]
@@ -236,7 +237,8 @@ def _signals(worker: Worker) -> Iterator[None]:
 
 
 def _options(config: WorkerConfig) -> tuple[tuple[str, int], ...]:
-    num_bytes = max(_MIN_MESSAGE_BYTES, 2 * MAX_BYTES_PER_TOKEN * config.model.max_model_len)
+    needed = 2 * MAX_BYTES_PER_TOKEN * config.model.max_model_len
+    num_bytes = min(max(_MIN_MESSAGE_BYTES, needed), _MAX_MESSAGE_BYTES)
     return (
         ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
         ("grpc.max_receive_message_length", num_bytes),

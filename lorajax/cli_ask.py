@@ -122,7 +122,11 @@ def generate(*, prompt: str, is_chat: bool, logprobs: int | None, as_json: bool,
     """
     if logprobs is not None and not as_json:
         raise click.UsageError("--logprobs has nowhere to show them without --json; add --json")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    try:
+        text = sys.stdin.read() if prompt == "-" else prompt
+        text.encode()  # what of an argument is not UTF-8 Python keeps as surrogates
+    except UnicodeError:
+        raise click.UsageError("PROMPT is not UTF-8; convert it, such as with iconv") from None
     question = Question(
         prompt=(Message(role="user", content=text),) if is_chat else text,
         sampling=_sampling(options, logprobs),

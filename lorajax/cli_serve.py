@@ -8,7 +8,17 @@ import click
 
 from cluster.config import ServeConfig
 from lorajax.bundled import HOW_TO_GET_MODEL, default_model
-from lorajax.cli_types import ADDRESS, DEFAULT_TARGET, DTYPES, NAMED_FOLDER, SIZE, Flag, bad_usage, import_on_use
+from lorajax.cli_types import (
+    ADDRESS,
+    DEFAULT_TARGET,
+    DTYPES,
+    MODEL,
+    NAMED_FOLDER,
+    SIZE,
+    Flag,
+    bad_usage,
+    import_on_use,
+)
 from lorajax.config import EngineConfig
 
 _FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
@@ -58,7 +68,7 @@ def engine_options[F: Callable[..., Flag]](command: F) -> F:
     """The flags that say what would be served, shared by `serve`, `doctor` and `profile`."""
     model = click.option(
         "--model",
-        type=click.Path(exists=True, resolve_path=True),
+        type=MODEL,
         help="Hugging Face or Orbax folder, or GGUF file.  [default: SmolLM2-135M-Instruct, where installed]",
     )
     for option in reversed((model, *_ENGINE_OPTIONS)):

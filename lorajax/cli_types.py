@@ -67,10 +67,17 @@ def _named_folder(text: str) -> tuple[str, str]:
     return name, str(path)
 
 
+def _model(text: str) -> str:
+    if not os.path.exists(text):
+        raise ValueError(f"{text!r} is not there; name a folder or file of this machine: models are not downloaded")
+    return os.path.realpath(text)
+
+
 SIZE = Parsed("SIZE", parse_bytes)
 ADDRESS = Parsed("HOST:PORT", _address)
 ADAPTER_USE = Parsed("NAME[=WEIGHT]", _adapter_use)
 NAMED_FOLDER = Parsed("NAME=DIR", _named_folder)
+MODEL = Parsed("PATH", _model)
 
 target_option = click.option(
     "--target",

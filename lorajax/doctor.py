@@ -83,6 +83,7 @@ def _model(model: str | None, engine: EngineConfig, *, num_devices: int, num_hos
         return
     try:
         spec = base.read_spec(Path(model))
+        base.check(Path(model), spec)
     except LorajaxError as error:
         yield Verdict(grade="broken", subject="model", words=str(error))
         return

@@ -90,11 +90,20 @@ def _files(plan: Plan, nodes: frozenset[int]) -> Iterator[Verdict]:
     if plan.head in nodes and config.operating_points is not None:
         paths += [("placement.operating_points", config.operating_points)]
     for key, path in paths:
-        try:
-            path.stat()
-        except OSError as error:
-            words = f"is {path}: {error.strerror}; name one that this node can read"
-            yield Verdict(grade="broken", subject=key, words=words)
+        if (words := _unreadable(path)) is not None:
+            yield Verdict(grade="broken", subject=key, words=f"{words}; name one that this node can read")
+    for folder in config.roots:
+        if (words := _unreadable(folder)) is not None:
+            words += "; adapters below it can come to this node from other hosts alone, until it is there"
+            yield Verdict(grade="warning", subject="adapters.roots", words=words)
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        path.stat()
+    except OSError as error:
+        return f"is {path}: {error.strerror}"
+    return None
 
 
 def _http(plan: Plan, nodes: frozenset[int]) -> Iterator[Verdict]:

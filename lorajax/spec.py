@@ -125,7 +125,7 @@ class AdapterSpec:
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{name} is {value}; it must lie in {low:g} … {high:g}")
+        raise ValueError(f"{name} is {value}; it must lie in {low:.10g} … {high:.10g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

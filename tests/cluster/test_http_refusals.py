@@ -214,6 +214,14 @@ async def test_adapter_s_name_is_checked(tmp_path):
 
 
 @on_loop
+async def test_adapter_may_not_take_the_base_model_s_name(tmp_path):
+    async with http_serving(tmp_path) as rig:
+        reply = await post(rig, "/v1/load_lora_adapter", lora_name="tiny", lora_path="sql")
+    assert (reply.status, reply.error["param"]) == (400, "lora_name")
+    assert "base model" in reply.error["message"]
+
+
+@on_loop
 async def test_more_requests_than_allowed_are_refused(tmp_path):
     async with http_serving(tmp_path, is_paced=True, max_streams=1) as rig:
         _, writer = await opened(rig)

@@ -135,10 +135,10 @@ def test_folder_that_is_no_adapter_is_one_line_that_names_the_flag_and_exit_2(fi
     assert (code, f"--adapter sql={tmp_path}: adapter_config.json" in words) == (2, True)
 
 
-def test_folder_that_is_no_model_is_one_line_and_exit_1(cache, tmp_path):
+def test_folder_that_is_no_model_is_one_line_and_exit_2(cache, tmp_path):
     (tmp_path / "model").mkdir()
     code, words = refused(tmp_path, cache)
-    assert (code, "config.json" in words) == (1, True)
+    assert (code, "config.json" in words) == (2, True)
 
 
 @on_loop

@@ -111,6 +111,14 @@ def test_a_node_has_one_launcher(tmp_path):
         launcher.launch(plan(tmp_path), frozenset({0}), {}, print, print)
 
 
+@pytest.mark.parametrize("taken", ["", "logs", "node-0.lock/x"])
+def test_a_state_folder_that_cannot_be_written_in_names_the_key(tmp_path, taken):
+    (tmp_path / "state" / taken).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "state" / taken).write_text("in the way")
+    with pytest.raises(ValueError, match=r"^cluster\.state_dir is .*/state: .*; name a folder to write in$"):
+        launcher.launch(plan(tmp_path / "state"), frozenset({0}), {}, print, print)
+
+
 @contextlib.asynccontextmanager
 async def health_server():
     """Its address, and what makes it serve."""

@@ -14,7 +14,7 @@ from cluster import serving_pb2 as pb
 from cluster.serving_pb2_grpc import InferenceStub
 from cluster.worker import SERVICES, Worker, serve
 from tests.cluster.rig import answer, config, on_loop, parts, refusal, request, serving
-from tests.fakes import ByteTokenizer, EchoEngine
+from tests.fakes import ByteTokenizer, EchoEngine, model_spec
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -31,6 +31,12 @@ async def test_host_that_is_not_ready_says_so(tmp_path):
         got = await refusal(rig.inference.Generate(request()))
     assert (got.code, got.retry_s) == ("UNAVAILABLE", 1.0)
     assert "starting" in got.message
+
+
+@on_loop
+async def test_model_whose_longest_prompt_no_message_can_hold_is_served(tmp_path):
+    async with serving(tmp_path, model=model_spec(max_model_len=2**30)) as rig:
+        assert await health_of(rig) == SERVING
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])

@@ -1,6 +1,8 @@
 """What `lorajax doctor` says of a machine that is fit and of one that is not."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -55,6 +57,12 @@ def test_missing_model_says_how_to_get_one(free):
 def test_what_is_no_model_is_broken_and_has_no_memory_plan(tmp_path, free):
     found = grades(str(tmp_path), free)
     assert (found["model"], "memory" in found) == ("broken", False)
+
+
+def test_model_whose_weights_are_cut_short_is_broken(model, free):
+    weights = Path(model) / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    assert "truncated" in words("model", model, free)
 
 
 def test_model_without_a_tokenizer_is_broken(tmp_path, free):

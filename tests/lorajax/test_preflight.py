@@ -69,6 +69,11 @@ def test_file_that_is_missing_names_the_key(fields, key):
     assert broken == [(key, "is /no: No such file or directory; name one that this node can read")]
 
 
+def test_adapter_root_that_is_missing_is_told_since_other_hosts_may_have_it():
+    (told,) = [verdict for verdict in found(roots=(Path("/no"),)) if verdict.subject == "adapters.roots"]
+    assert (told.grade, told.words.split(";")[0]) == ("warning", "is /no: No such file or directory")
+
+
 def test_operating_points_are_looked_for_where_they_are_read():
     two = {"nodes": ("127.0.0.1",) * 2, "coordinator": "127.0.0.1:60000", "replicas": 2}
     assert "placement.operating_points" not in dict(grades(**two, node=1, operating_points=Path("/no")))
