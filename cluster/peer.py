@@ -14,7 +14,7 @@ from cluster import control_pb2, control_pb2_grpc
 from cluster.seams import Export
 from cluster.tickets import HANDSHAKE_S, TRANSFER_S, Prepare, Reply, Request
 from cluster.view import Adapter, HostName
-from lorajax.adapter_pages import CHECKSUM_BYTES, HostAdapter, from_bytes, pieces
+from lorajax.adapter_pages import CHECKSUM_BYTES, Checksum, HostAdapter, content, from_bytes
 from lorajax.errors import CorruptAdapter, LorajaxError, Unavailable
 from lorajax.spec import Version
 
@@ -40,7 +40,7 @@ _OPTIONS = (("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 2 * 
 
 
 class Peer:
-    """Answers `lorajax.control.v1.Peer`. Runs on the event loop, and never longer than a chunk takes to copy.
+    """Answers `lorajax.control.v1.Peer`. Runs on the event loop, and never longer than a chunk takes to copy and hash.
 
     Invariant: at most MAX_PULLS adapters are being sent; their pages are sent from where they lie.
     """
@@ -94,17 +94,21 @@ class Peer:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"not read within {SEND_S:g} s; ask for the rest")
 
     async def _send(self, adapter: HostAdapter, offset: int, context: grpc.aio.ServicerContext) -> None:
-        parts = await asyncio.to_thread(pieces, adapter)
-        total = sum(len(part) for part in parts)
+        parts, checksum = content(adapter), Checksum()
+        total = sum(len(part) for part in parts) + CHECKSUM_BYTES
         if offset >= total:
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"offset {offset} of {total} bytes")
         await context.send_initial_metadata(((_SIZE, str(total)),))
         for part in parts:
+            if offset:
+                await asyncio.to_thread(checksum.update, part[:offset])
             for start in range(offset, len(part), CHUNK_BYTES):
                 # Named, so that it lives until the next one does: else glibc gives its memory back each time.
                 piece = bytes(part[start : start + CHUNK_BYTES])
+                checksum.update(piece)
                 await context.write(piece)
             offset = max(0, offset - len(part))
+        await context.write(checksum.digest()[offset:])
 
 
 async def prepare(address: str, request: Request) -> Reply:
@@ -147,11 +151,11 @@ async def pull(
                 await _go_on(ask, received, is_urgent, stall_s)
     except TimeoutError:
         raise Unavailable(f"it was too slow: {received.num_bytes} bytes within {limit_s:g} s") from None
-    return await asyncio.to_thread(from_bytes, received.buffer, adapter.version)
+    return from_bytes(received.buffer, adapter.version, checksum=received.checksum())
 
 
 class _Received:
-    """A buffer that fills up.
+    """A buffer that fills up, and is hashed as it does: what has just come still lies in the processor's cache.
 
     Invariant: its first `num_bytes` have come, and it is never larger than the adapter can be.
     """
@@ -161,6 +165,7 @@ class _Received:
         self.buffer = memoryview(b"")
         self.num_bytes = 0
         self._max_bytes = adapter.num_bytes + _MAX_HEADER_BYTES
+        self._checksum = Checksum()
 
     @property
     def is_complete(self) -> bool:
@@ -179,7 +184,12 @@ class _Received:
         if end > len(self.buffer):
             raise CorruptAdapter(f"it sent more than the {len(self.buffer)} bytes that it spoke of")
         self.buffer[start:end] = data
+        self._checksum.update(self.buffer[start : min(end, len(self.buffer) - CHECKSUM_BYTES)])
         self.num_bytes = end
+
+    def checksum(self) -> bytes:
+        """Of all but the buffer's own, at its end."""
+        return self._checksum.digest()
 
 
 async def _go_on(

@@ -27,8 +27,9 @@ DTYPES: Mapping[str, np.dtype] = {
 _FORMAT = "lorajax-adapter-2"
 _ALIGNMENT = 64
 _PREFIX_BYTES = 8
-CHECKSUM_BYTES = xxhash.xxh3_128().digest_size
-"""Of the XXH3 checksum at the end of a buffer."""
+Checksum = xxhash.xxh3_128
+"""What a buffer ends with, of all before it: against damage on the way; it does not prove who made the buffer."""
+CHECKSUM_BYTES = Checksum().digest_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,13 @@ def _tensors(adapter: HostAdapter) -> Iterator[tuple[str, Target, np.ndarray]]:
 
 
 def pieces(adapter: HostAdapter) -> list[memoryview]:
-    """What `to_bytes` joins: bytes of a header, the pages where they lie, and their checksum."""
+    """What `to_bytes` joins: its content, and the checksum of that."""
+    parts = content(adapter)
+    return [*parts, memoryview(_checksum(parts))]
+
+
+def content(adapter: HostAdapter) -> list[memoryview]:
+    """What `to_bytes` joins, but for the checksum: bytes of a header, then the pages where they lie."""
     spec = adapter.spec
     header = {
         "format": _FORMAT,
@@ -132,16 +139,14 @@ def pieces(adapter: HostAdapter) -> list[memoryview]:
     text = json.dumps(header).encode()
     text += b" " * (-(_PREFIX_BYTES + len(text)) % _ALIGNMENT)  # so that the receiver can use the pages where they lie
     pages = [np.ascontiguousarray(pages).reshape(-1).view(np.uint8).data for _, _, pages in _tensors(adapter)]
-    parts = [memoryview(len(text).to_bytes(_PREFIX_BYTES, "little")), memoryview(text), *pages]
-    return [*parts, memoryview(_checksum(parts))]
+    return [memoryview(len(text).to_bytes(_PREFIX_BYTES, "little")), memoryview(text), *pages]
 
 
 def _checksum(parts: Iterable[memoryview]) -> bytes:
-    """Against damage on the way, faster than memory is read; it does not prove who made the buffer."""
-    digest = xxhash.xxh3_128()
+    found = Checksum()
     for part in parts:
-        digest.update(part)
-    return digest.digest()
+        found.update(part)
+    return found.digest()
 
 
 def to_bytes(adapter: HostAdapter) -> bytes:
@@ -149,19 +154,22 @@ def to_bytes(adapter: HostAdapter) -> bytes:
     return b"".join(pieces(adapter))
 
 
-def from_bytes(buffer: bytes | bytearray | memoryview, expect: Version | None = None) -> HostAdapter:
+def from_bytes(
+    buffer: bytes | bytearray | memoryview, expect: Version | None = None, *, checksum: bytes | None = None
+) -> HostAdapter:
     """The adapter in a buffer that `to_bytes` made; its arrays are views of the buffer, so nothing is copied.
 
+    `checksum` is that of what came before the buffer's own, where it was taken on the way.
     Raises: CorruptAdapter if the buffer is not what was sent, or holds another version than `expect`.
     """
     view = memoryview(buffer).toreadonly().cast("B")
     if len(view) < _PREFIX_BYTES + CHECKSUM_BYTES:
         raise CorruptAdapter(f"an adapter buffer of {len(view)} bytes is too short to be one; send it again")
-    content = view[:-CHECKSUM_BYTES]
-    if _checksum([content]) != view[-CHECKSUM_BYTES:]:
+    body = view[:-CHECKSUM_BYTES]
+    if (checksum or _checksum([body])) != view[-CHECKSUM_BYTES:]:
         raise CorruptAdapter(f"the checksum of an adapter buffer of {len(view)} bytes is wrong; send it again")
     try:
-        adapter = _parsed(content)
+        adapter = _parsed(body)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CorruptAdapter(f"not a {_FORMAT} buffer ({error!r}); both ends must run the same lorajax") from error
     if expect is not None and adapter.spec.version != expect:
