@@ -18,9 +18,9 @@ __all__ = ["check", "kind_of", "load", "read_spec"]
 
 
 def check(path: Path, spec: ModelSpec) -> None:
-    """Look whether all tensors that `load` wants are there, in the shapes it wants; their values are left unread.
+    """Look whether all tensors that `load` wants are there, in the shapes it wants; values are hardly read.
 
-    Raises: what `load` raises. Orbax alone can look into its own folders: of those nothing is checked.
+    Raises: what `load` raises, but for wrong values. Of Orbax folders nothing is checked: it alone can look into them.
     """
     match kind_of(path):
         case "hf":

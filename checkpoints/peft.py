@@ -77,12 +77,9 @@ def _read(folder: Path, model: ModelSpec, dtype: np.dtype) -> HostAdapter:
 
 def _config_bytes(folder: Path) -> bytes:
     path = folder / CONFIG
-    try:
-        check_regular(path)
-    except MalformedCheckpoint:
-        for deeper in folder.glob(f"*/{CONFIG}"):  # where PEFT saves an adapter that has a name
-            raise MalformedAdapter(f"{CONFIG}: it is in {folder.name}/{deeper.parent.name}; name that folder") from None
-        raise
+    if not path.exists() and (deeper := sorted(folder.glob(f"*/{CONFIG}"))):  # where PEFT saves an adapter with a name
+        raise MalformedAdapter(f"{CONFIG}: it is in {folder.name}/{deeper[0].parent.name}; name that folder")
+    check_regular(path)
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)

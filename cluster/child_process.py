@@ -36,7 +36,7 @@ def tied(command: Sequence[str]) -> tuple[str, ...]:
 
 
 class ChildProcess:
-    """A running child in a session of its own, so that Ctrl-C in our terminal reaches us alone."""
+    """A running child in a process group of its own, so that Ctrl-C in our terminal reaches us alone."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, output: asyncio.StreamReader, pipe: asyncio.ReadTransport

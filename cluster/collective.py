@@ -65,13 +65,17 @@ class Pair:
         return content.data
 
     def _paced(self, num_bytes: int, is_gentle: bool) -> Iterator[tuple[int, int]]:
-        """The chunks, each once it is time for it."""
-        until_s = time.monotonic() + _GENTLE_S if is_gentle else 0.0
-        for chunk in self._chunks(num_bytes, CHUNK_BYTES[-1:] if is_gentle else CHUNK_BYTES):
+        """The chunks, each once it is time for it; their programs are compiled before the first."""
+        chunks = list(self._chunks(num_bytes, CHUNK_BYTES[-1:] if is_gentle else CHUNK_BYTES))
+        for size in {size for _, size in chunks}:
+            self._move(size)
+        until_s, work_s = time.monotonic() + _GENTLE_S, 0.0
+        for chunk in chunks:
+            if is_gentle and (left_s := until_s - time.monotonic()) > 0:
+                time.sleep(min(left_s, _PAUSES * work_s))
             began_s = time.thread_time()
             yield chunk
-            if time.monotonic() < until_s:
-                time.sleep(_PAUSES * (time.thread_time() - began_s))
+            work_s = time.thread_time() - began_s
 
     def _chunks(self, num_bytes: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Where each chunk starts, and the bytes of one device in it: the largest that fits, then smaller ones."""

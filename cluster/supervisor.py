@@ -192,7 +192,7 @@ class Supervisor:
         words = f"{life.child.name} {describe_end(code)}"
         is_hopeless = life.record.is_hopeless(self._pace)
         may_yet_live = self._was_ready or life.has_lived
-        if (is_hopeless and not may_yet_live) or (code == _USAGE and life.num_starts == 1):
+        if (is_hopeless and not may_yet_live) or (code == _USAGE and life.num_starts == 1 and not self._was_ready):
             self._give_up(life, words)
             return
         delay_s = life.record.delay_s(self._pace)

@@ -137,7 +137,7 @@ class Tickets:
                     parts = await export()
                 offer.num_bytes.set_result(num_bytes := sum(map(len, parts)))
                 async with _deadline(self._handshake_s, f"host {target} did not come for ticket {ticket}"):
-                    is_gentle = await offer.is_gentle
+                    is_gentle = await asyncio.shield(offer.is_gentle)
                 await self._run(target, lambda: link.send(parts, is_gentle=is_gentle))
                 return num_bytes
 
@@ -165,8 +165,9 @@ class Tickets:
                 self._offers.pop(request.ticket, None)
         if not offer.is_gentle.done():
             offer.is_gentle.set_result(request.is_busy or self._is_busy())
+        is_gentle = offer.is_gentle.result()
         self._met[request.target] = request.incarnation
-        return Reply(num_bytes=num_bytes, incarnation=self._incarnation, is_gentle=offer.is_gentle.result())
+        return Reply(num_bytes=num_bytes, incarnation=self._incarnation, is_gentle=is_gentle)
 
     def _is_same(self, request: Request) -> bool:
         known = self._met.get(request.target, request.incarnation)
@@ -231,6 +232,7 @@ class Tickets:
         except BaseException as error:
             words = str(error) if isinstance(error, LorajaxError) else type(error).__name__
             _refuse(offer.num_bytes, f"ticket {ticket}: {words}")
+            _refuse(offer.is_gentle, f"ticket {ticket}: {words}")
             raise
         finally:
             self._offers.pop(ticket, None)

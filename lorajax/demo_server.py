@@ -50,7 +50,9 @@ async def serving(command: Sequence[str], log: Path, on_phase: Callable[[str, st
     with log.open("wb") as out:
         # Its own process group: Ctrl-C reaches us alone, and we decide how the child ends. Not asyncio's subprocess,
         # whose transport kills the child when the loop closes.
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, process_group=0)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
+        )
     child = Child(process, log)
     try:
         child.target = await _ready(child, on_phase)

@@ -15,6 +15,7 @@ Policy, every step:
    which hold nothing it needs, so what runs drains and its pages come.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import count
 from operator import attrgetter
@@ -203,7 +204,7 @@ class Scheduler:
         chunks: list[Chunk] = []
         failed: list[Failed] = []
         short: list[Sequence] = []
-        is_full = False
+        is_full, least_priority = False, -math.inf
         is_barred = not self.residency.begin({version for sequence in self._running for version in sequence.versions})
         for sequence in self._shares.in_turn(self._waiting, LOOKAHEAD):
             if is_barred and sequence.versions:
@@ -216,13 +217,15 @@ class Scheduler:
                     failed.append(self._fail(sequence, error))
                     continue
                 short.append(sequence)
+                sequence.was_short = True
                 is_barred = sequence.num_overtaken >= MAX_OVERTAKES
             elif standing is Standing.READY and not is_full:
-                is_full = not self._has_place(sequence, budget)
-                if is_full or self._shares.must_yield(sequence, self._kv):
+                if is_full := sequence.request.priority < least_priority or not self._has_place(sequence, budget):
                     continue
-                chunk = self._start(sequence, budget, now_s)
-                chunks.append(chunk)
+                if self._shares.must_yield(sequence, self._kv):
+                    least_priority = sequence.request.priority
+                    continue
+                chunks.append(chunk := self._start(sequence, budget, now_s))
                 budget -= len(chunk.tokens)
                 if sequence.versions:
                     is_barred = overtake(short) >= MAX_OVERTAKES

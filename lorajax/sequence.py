@@ -34,6 +34,8 @@ class Sequence:
     num_cached: int = 0
     num_overtaken: int = 0
     """Later requests with adapters that started first while this one had no room for its own."""
+    was_short: bool = False
+    """Whether it ever had no room for its adapters."""
     adapter_ready_s: float | None = None
     scheduled_s: float | None = None
     first_token_s: float | None = None

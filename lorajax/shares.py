@@ -1,7 +1,8 @@
 """How adapters share one host. Owns: how many requests want each, whose turn it is, what room a start leaves to others.
 
 Does not: know what runs, or start anything. Fair shares without a limit (Sheng et al. 2024, arXiv 2401.00588) have the
-popular adapter wait for all that a host is short of; here each lets others pass for a bounded time.
+popular adapter wait for all that a host is short of; here each lets others pass for a bounded time, and leaves room to
+them until somebody has come after it.
 """
 
 from collections import Counter
@@ -20,7 +21,7 @@ _ROOM = 0.2
 
 
 class Shares:
-    """The requests on one host by the adapters that they want; those of the base model want none.
+    """The requests on one host by the set of adapters that they want, mostly one; those of the base model want none.
 
     An adapter's share is its part of them. The larger it is, the longer its requests let others pass, and the more room
     they leave others to start: a crowd on one adapter waits for itself. An adapter that is alone is served as it comes.
@@ -49,14 +50,16 @@ class Shares:
     def in_turn(self, waiting: Row[Sequence], limit: int) -> Row[Sequence]:
         """The first of those that wait, which are given by (priority, arrival): by priority and turn.
 
-        Requests for one adapter stay in their order. Cost: a third of a microsecond for each that waits.
+        Requests for one adapter stay in their order. Who ever had no room for its adapters lets nobody pass: there are
+        other rules for that, which count. Cost: a third of a microsecond for each that waits.
         """
         if len(waiting) < 2 or len(self._num_of) < 2:
             return waiting[:limit]
         yields_s = {versions: _YIELD_S * num / self._num for versions, num in self._num_of.items()}
 
         def turn(one: Sequence) -> tuple[int, float, int]:
-            return (-one.request.priority, one.submitted_s + yields_s[one.versions], one.arrival)
+            yield_s = 0.0 if one.was_short else yields_s[one.versions]
+            return (-one.request.priority, one.submitted_s + yield_s, one.arrival)
 
         return nsmallest(limit, waiting, key=turn)
 
@@ -66,6 +69,6 @@ class Shares:
         That is known by the latest arrival, not by the clock: nothing changes while nothing comes.
         """
         share = self._num_of[sequence.versions] / self._num
-        if len(self._num_of) < 2 or sequence.submitted_s + _YIELD_S * share <= self._latest_s:
+        if len(self._num_of) < 2 or sequence.was_short or sequence.submitted_s + _YIELD_S * share <= self._latest_s:
             return False
         return kv.num_free < _ROOM * share * kv.num_total

@@ -98,6 +98,14 @@ async def test_child_that_could_never_start_as_configured_is_not_tried_again(tmp
 
 
 @on_loop
+async def test_once_the_cluster_was_ready_what_cannot_be_configured_takes_nobody_along_either(tmp_path):
+    async with supervised(tmp_path, child("good"), child("bad", FAIL, 2)) as (supervisor, ear, task):
+        supervisor.ready()
+        await ear.hear("bad could not start as it was configured (exit code 2); starting it again in 0.01 s")
+        assert not task.done()
+
+
+@on_loop
 async def test_stop_drains_the_last_stage_first_and_exits_0(tmp_path):
     children = child("front", stage=2), child("middle", stage=1), child("back", stage=0)
     async with supervised(tmp_path, *children) as (supervisor, ear, task):

@@ -2,6 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorajax.pages import PagePool
+from lorajax.scheduler import MAX_OVERTAKES
 from lorajax.sequence import Sequence, insert
 from lorajax.shares import Shares
 from tests.lorajax.fake_device import LONG, adapter, request, world
@@ -117,6 +118,36 @@ def test_beside_others_a_crowd_leaves_room_in_which_they_start_at_once():
     made.step()
     assert "other" in made.started
     assert 12 <= len(made.started) < 20
+
+
+def test_who_leaves_room_leaves_it_to_nobody_of_lower_priority():
+    made = world(adapter("b"), max_sequences=32, max_batch_tokens=200, interleaved_tokens=200, num_kv_pages=41)
+    made.add(request("first", "b", **LONG))
+    made.step()
+    made.fetch()
+    made.step()
+    for number in range(20):
+        made.add(request(f"crowd{number}", prompt=range(7), priority=5, **LONG))
+    made.add(request("low", "b", prompt=range(7), priority=-5, **LONG))
+    made.step()
+    assert 0 < sum(name.startswith("crowd") for name in made.started) < 20
+    assert "low" not in made.started
+
+
+def test_who_has_no_room_for_its_adapters_is_overtaken_a_bounded_number_of_times_in_a_crowd_too():
+    made = world(adapter("big", 8), adapter("small"), max_sequences=3, num_kv_pages=100)
+    made.add(request("first", "small", **LONG))
+    made.step()
+    made.fetch()
+    made.step()
+    for number in range(20):
+        made.add(request(f"big{number}", "big", max_tokens=1))
+    made.step()
+    for number in range(MAX_OVERTAKES * 2):
+        made.add(request(f"small{number}", "small", max_tokens=3 + number % 3))
+        made.step()
+    made.run()
+    assert made.started.index("big0") == 1 + MAX_OVERTAKES
 
 
 def test_where_kv_is_short_a_crowd_still_ends():
