@@ -101,7 +101,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """What no placement and no routing can surpass on a setting: requests/s."""
+    """What systems can surpass on a setting at most: requests/s."""
 
     setting: str
     kernels: str
@@ -109,6 +109,9 @@ class Bound:
     slo_s: float
     hosts: int
     rate: float
+    """No placement and no routing surpasses it, were all hosts one without queues."""
+    unburdened_rate: float = math.nan
+    """The best of some routings bears it, were all adapters on all hosts at no cost; NaN where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +147,7 @@ def read(path: Path) -> Sweep:
             limits=tuple(Limit(**one | {"case": Case(**one["case"])}) for one in found["limits"]),
             needs=tuple(Need(**_with(one, "hosts")) for one in found["needs"]),
             trials=tuple(Trial(**_with(one, "calm_s", "disturbed_s")) for one in found["trials"]),
-            bounds=tuple(Bound(**one) for one in found["bounds"]),
+            bounds=tuple(map(_bound, found["bounds"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no sweep ({error}); write it with `python -m benchmarks sweep`") from error
@@ -176,6 +179,11 @@ def _point(found: Json) -> Point:
             "cdf_by_rank": {int(rank): tuple(map(_infinite, cdf)) for rank, cdf in found["cdf_by_rank"].items()},
         }
     )
+
+
+def _bound(found: Json) -> Bound:
+    rate = found.get("unburdened_rate")
+    return Bound(**found | {"unburdened_rate": math.nan if rate is None else rate})
 
 
 def _with(found: Json, *names: str) -> Json:

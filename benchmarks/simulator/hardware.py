@@ -10,6 +10,8 @@ from lorajax.limits import EngineLimits
 from lorajax.spec import num_rank_pages
 
 RANKS = (0, 8, 16, 32, 64, 128)
+_UNBURDENED_PAGES, _UNBURDENED_BYTES_PER_S = 2**14, 1e18
+"""As a thousand adapters of rank 128 take, in no time that counts."""
 _TAIL = math.log(20)
 """A wait that falls off exponentially has its 95th percentile at so many means."""
 
@@ -47,6 +49,19 @@ class Hardware:
     def with_kernels(self, kernels: Kernels) -> "Hardware":
         """The same host with other kernels."""
         return replace(self, step=replace(self.step, kernels=kernels))
+
+    def unburdened(self) -> "Hardware":
+        """The same host with room for all adapters, which come at once from anywhere: no real one."""
+        pages = max(_UNBURDENED_PAGES, self.limits.num_adapter_pages)
+        return replace(
+            self,
+            limits=replace(self.limits, num_adapter_pages=pages),
+            host_bytes=pages * self.page_bytes,
+            link_bytes_per_s=_UNBURDENED_BYTES_PER_S,
+            store_bytes_per_s=_UNBURDENED_BYTES_PER_S,
+            load_bytes_per_s=_UNBURDENED_BYTES_PER_S,
+            link_latency_s=0.0,
+        )
 
     def points(
         self, kernels: Kernels, slo: Slo, *, prompt_tokens: int = 1155, new_tokens: int = 211

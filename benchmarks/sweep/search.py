@@ -17,7 +17,7 @@ from benchmarks import machine
 from benchmarks.outcomes import claims, sweep_tables, sweeps
 from benchmarks.outcomes.block import aligned
 from benchmarks.outcomes.sweeps import Bound, Case, Limit, Need, Point, Sweep, Trial
-from benchmarks.sweep.tasks import CALM, CROWD, FORECAST, INTERFERENCE, LOSS, RANK_8, Source, Task
+from benchmarks.sweep.tasks import CALM, CROWD, FORECAST, INTERFERENCE, LOSS, RANK_8, UNBURDENED, Source, Task
 
 _CURVE = (0.3, 1.3)
 """From which to which part of the highest load the curve of the first seed goes."""
@@ -28,6 +28,8 @@ _SURE, _FAR = 1.15, 1.4
 _TRIAL_LOAD = 0.7
 """Of the highest load; the rest is what a cluster keeps for a bad day."""
 _GOAL = 1.25
+_UNBURDENED = (claims.OURS, claims.TOPPINGS)
+"""Routings that are tried where all adapters are everywhere."""
 FEWER = "one host fewer from the start"
 """A trial beside that of a lost host: what the loss of its capacity costs any system."""
 _INTERFERENCE_LOADS = (0.3, 0.5, 0.7)
@@ -203,11 +205,28 @@ def _need(wanted: Wanted, source: Source, case: Case, rate: float) -> Need:
 def _bound(wanted: Wanted, source: Source, limit: Limit) -> Bound:
     case, start = limit.case, round(_number(wanted, limit.rate))
     number = highest(lambda number: source.is_possible(case, _rate(wanted, number)), start, start)
-    # Not even what ours does is possible: the bound would be wrong, and says so as a ratio above 1.
-    rate = 0.0 if number is None else _rate(wanted, number)
     return Bound(
-        setting=case.setting, kernels=case.kernels, seed=case.seed, slo_s=case.slo_s, hosts=case.hosts, rate=rate
+        setting=case.setting,
+        kernels=case.kernels,
+        seed=case.seed,
+        slo_s=case.slo_s,
+        hosts=case.hosts,
+        # Not even what ours does is possible: the bound would be wrong, and says so as a ratio above 1.
+        rate=0.0 if number is None else _rate(wanted, number),
+        unburdened_rate=max(_unburdened(wanted, source, replace(case, system=one), start) for one in _UNBURDENED),
     )
+
+
+def _unburdened(wanted: Wanted, source: Source, case: Case, start: int) -> float:
+    """At least what ours bears: it can be done."""
+
+    def within(number: int) -> bool:
+        task = Task(case=case, rate=_rate(wanted, number), variant=UNBURDENED)
+        return number == start or source.kept(task) is not None
+
+    number = highest(within, start, start)
+    assert number is not None, "the first is within"
+    return _rate(wanted, number)
 
 
 def _trials(source: Source, limit: Limit) -> Iterator[Trial]:

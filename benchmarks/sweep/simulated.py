@@ -27,7 +27,17 @@ from benchmarks.simulator.cluster import kept, simulate
 from benchmarks.simulator.config import Distortion, Loss, SimulationConfig
 from benchmarks.simulator.device import Kernels
 from benchmarks.simulator.presets import PRESETS
-from benchmarks.sweep.tasks import AS_IT_IS, CALM, CROWD, FORECAST, INTERFERENCE, LOSS, RANK_8, Task
+from benchmarks.sweep.tasks import (
+    AS_IT_IS,
+    CALM,
+    CROWD,
+    FORECAST,
+    INTERFERENCE,
+    LOSS,
+    RANK_8,
+    UNBURDENED,
+    Task,
+)
 from benchmarks.workloads.options import Flags, setting_of
 from benchmarks.workloads.records import Workload
 from benchmarks.workloads.setting import Crowd, Setting
@@ -86,7 +96,7 @@ class Plan:
 
     def kept(self, task: Task) -> Point | None:
         """The same where it keeps the SLO, else None. Where all requests count, a simulation ends when it is lost."""
-        point = self._stored(task, kept) if task.variant == AS_IT_IS else self.point(task)
+        point = self._stored(task, kept) if _counts_all(task) else self.point(task)
         return point if point is not None and point.is_within else None
 
     def _stored(self, task: Task, how: _Simulate) -> Point | None:
@@ -119,12 +129,22 @@ class Plan:
 class _Variant:
     """What differs from the setting as it is."""
 
-    crowds: tuple[Crowd, ...] = ()
-    """In place of those of the setting, but for AS_IT_IS."""
+    crowds: tuple[Crowd, ...] | None = ()
+    """In place of those of the setting; None: as there."""
+    system: Callable[[System], System] = lambda system: system
     ranks: Callable[[Mapping[str, int]], Mapping[str, int]] = lambda ranks: ranks
     config: Callable[[SimulationConfig, Workload], SimulationConfig] = lambda config, _workload: config
     is_judged: Callable[[Outcome], bool] = lambda _one: True
     """Whether a request counts."""
+
+
+def _everywhere(system: System) -> System:
+    """The same routing, with nothing to place."""
+    return replace(system, policy=SYSTEMS["replicated"].policy)
+
+
+def _unburdened(config: SimulationConfig, _workload: Workload) -> SimulationConfig:
+    return replace(config, hardware=config.hardware.unburdened())
 
 
 def _distorted(config: SimulationConfig, _workload: Workload) -> SimulationConfig:
@@ -156,7 +176,8 @@ def _is_rank_8(one: Outcome) -> bool:
 
 
 _VARIANTS: Mapping[str, _Variant] = {
-    AS_IT_IS: _Variant(),
+    AS_IT_IS: _Variant(crowds=None),
+    UNBURDENED: _Variant(crowds=None, system=_everywhere, config=_unburdened),
     CALM: _Variant(is_judged=_is_not_crowd),
     FORECAST: _Variant(config=_distorted),
     LOSS: _Variant(config=_losing),
@@ -164,6 +185,10 @@ _VARIANTS: Mapping[str, _Variant] = {
     RANK_8: _Variant(ranks=lambda ranks: dict.fromkeys(ranks, 8), is_judged=_is_rank_8),
     INTERFERENCE: _Variant(ranks=_every_other, is_judged=_is_rank_8),
 }
+
+
+def _counts_all(task: Task) -> bool:
+    return task.variant in (AS_IT_IS, UNBURDENED)
 
 
 def _simulated(plan: Plan, task: Task, how: _Simulate) -> Point | None:
@@ -180,7 +205,7 @@ def _simulated(plan: Plan, task: Task, how: _Simulate) -> Point | None:
         seed=case.seed,
     )
     variant, workload = _VARIANTS[task.variant], _workload(plan, task)
-    run = how(workload, SYSTEMS[case.system], variant.config(config, workload))
+    run = how(workload, variant.system(SYSTEMS[case.system]), variant.config(config, workload))
     if run is None:
         return None
     counted = tuple(one for one in run.outcomes if one.due_s >= plan.warm_s and variant.is_judged(one))
@@ -199,7 +224,7 @@ def _write(path: Path, text: str) -> None:
 def _workload(plan: Plan, task: Task) -> Workload:
     setting, variant = _settings(plan.settings_file)[task.case.setting], _VARIANTS[task.variant]
     setting = replace(setting, pace=plan.pace or setting.pace or PACE)
-    if task.variant != AS_IT_IS:
+    if variant.crowds is not None:
         setting = replace(setting, crowds=variant.crowds)
     workload = setting(rate=task.rate, duration_s=plan.warm_s + plan.duration_s, seed=task.case.seed)
     return replace(workload, ranks=variant.ranks(workload.ranks))

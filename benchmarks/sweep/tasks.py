@@ -9,10 +9,12 @@ from benchmarks.outcomes.sweeps import Case, Point
 AS_IT_IS = ""
 """The setting, crowds and all."""
 CALM = "calm"
-"""Without crowds; so are all the others but CROWD."""
+"""Without crowds; so are all the others but CROWD and UNBURDENED."""
 FORECAST = "forecasts half or half as much again, adapter by adapter"
 LOSS = "a host lost at the peak"
 CROWD = "a crowd on a cold adapter of rank 128, the others beside it"
+UNBURDENED = "all adapters everywhere, at no cost"
+"""With the crowds of the setting; whoever places otherwise has nothing to place."""
 RANK_8 = "rank 8 alone"
 INTERFERENCE = claims.INTERFERENCE
 

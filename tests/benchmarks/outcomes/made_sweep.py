@@ -66,5 +66,5 @@ SWEEP = Sweep(
         need(math.inf, system="random", **PADDED),
     ),
     trials=(Trial(case=case(), rate=28.0, disturbance="a lost host", calm_s=2.0, disturbed_s=3.0, goal=1.25),),
-    bounds=(Bound(setting="zipf", kernels="rank-exact", seed=0, slo_s=10.0, hosts=4, rate=42.0),),
+    bounds=(Bound(setting="zipf", kernels="rank-exact", seed=0, slo_s=10.0, hosts=4, rate=80.0, unburdened_rate=42.0),),
 )

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.sweep import simulated
 from benchmarks.sweep.simulated import Plan
-from benchmarks.sweep.tasks import AS_IT_IS, CALM, CROWD, INTERFERENCE, Task
+from benchmarks.sweep.tasks import AS_IT_IS, CALM, CROWD, INTERFERENCE, UNBURDENED, Task
 from tests.benchmarks.outcomes.made_sweep import case
 
 
@@ -109,6 +109,13 @@ def test_pace_is_that_of_the_plan_or_else_the_settings_own(tmp_path, asked, own,
 def test_file_without_settings_is_refused_by_name(tmp_path, text):
     with pytest.raises(ValueError, match=r"settings.toml holds no settings .*; see `sweep --help`"):
         _plan(tmp_path, text).settings()
+
+
+def test_adapters_everywhere_at_no_cost_answer_no_later(tmp_path):
+    plan = _plan(tmp_path, duration_s=60.0)
+    real, unburdened = [plan.point(_task(variant, rate=8.0)) for variant in (AS_IT_IS, UNBURDENED)]
+    assert unburdened.tail_ttft_s < real.tail_ttft_s
+    assert unburdened.held_bytes > real.held_bytes
 
 
 def test_bound_allows_what_is_little_and_not_what_is_much(tmp_path):
