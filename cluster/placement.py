@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cluster import by_name, placement_loraserve, placement_ours
+from cluster.operating_points import OperatingPoints
 from cluster.placement_input import PlacementInput, Policy
 
 __all__ = ["POLICIES", "PlacementInput", "Policy", "named"]
@@ -10,7 +11,27 @@ __all__ = ["POLICIES", "PlacementInput", "Policy", "named"]
 POLICIES: Mapping[str, Policy] = {"ours": placement_ours.place, "loraserve": placement_loraserve.place}
 """What `[placement] policy` may say besides MODULE:FUNCTION."""
 
+_NOTHING = PlacementInput(
+    adapters={},
+    demand={},
+    points=OperatingPoints(tokens_per_s={0: 1.0}, mixing=0.0, fetch_bytes_per_s=1.0),
+    hosts=(),
+    budget_bytes=0,
+)
+"""What every policy can place: it tells one from other functions before a cluster depends on it."""
+
 
 def named(name: str) -> Policy:
-    """The policy of a name in `[placement] policy`. Raises ValueError where MODULE:FUNCTION cannot be imported."""
-    return by_name.named("placement.policy", name, POLICIES)
+    """The policy of a name in `[placement] policy`. Raises ValueError where MODULE:FUNCTION is none."""
+    policy = by_name.named("placement.policy", name, POLICIES)
+    try:
+        is_policy = policy(_NOTHING) == {}
+    except Exception as error:  # whatever a stranger's function raises
+        raise ValueError(f"{_what(name)}: {type(error).__name__}: {error}") from error
+    if not is_policy:
+        raise ValueError(_what(name))
+    return policy
+
+
+def _what(name: str) -> str:
+    return f"placement.policy is {name!r}, which does not give {{}} for a PlacementInput without adapters and hosts"

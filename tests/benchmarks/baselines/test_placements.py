@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.baselines import dlora, placements
+from benchmarks.baselines.systems import SYSTEMS
 from cluster.placement import named
 from tests.benchmarks.baselines.questions import HOSTS, hosts_of, loads, question, version
 
@@ -85,6 +86,17 @@ def test_dlora_leaves_what_is_level():
 
 def test_a_cluster_finds_them_by_name():
     assert named("benchmarks.baselines.placements:random") is placements.random
+
+
+@pytest.mark.parametrize("name", ["json:loads", "builtins:repr"])
+def test_a_function_that_is_no_policy_is_told(name):
+    with pytest.raises(ValueError, match=f"^placement.policy is '{name}', which does not give {{}} for"):
+        named(name)
+
+
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=list(SYSTEMS))
+def test_all_of_them_are_policies(system):
+    assert callable(system.place)
 
 
 @pytest.mark.parametrize("name", ["benchmarks.baselines.placements:best", "nowhere:random", ":random"])
