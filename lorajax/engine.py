@@ -197,7 +197,7 @@ class Engine:
             if token is not None:
                 tokens[request_id] = token
             elif self._scheduler.cancel(request_id):
-                error = EngineFailure("the model's output is not finite; check the adapter's weights and weight")
+                error = EngineFailure("the output is not finite; check its adapters, or serve in a wider dtype")
                 self._emit(Failed(request_id=request_id, error=error))
         self._emit(*self._scheduler.commit(plan, tokens, time.monotonic()))
 
