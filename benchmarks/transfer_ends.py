@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cluster import world
 from cluster.collective import WorldLinks
 from cluster.config import WorldConfig
-from cluster.peer import CHUNK_BYTES, Peer, prepare, pull
+from cluster.peer import CHUNK_BYTES, Peer, Prepares, pull
 from cluster.tickets import Tickets
 from cluster.view import Adapter, HostName
 from lorajax.adapter_pages import DTYPES, HostAdapter, from_bytes, pieces, to_bytes
@@ -150,6 +150,7 @@ class _Lead:
     def __init__(self, parcels: dict[str, _Parcel], tickets: Tickets) -> None:
         self._parcels, self._tickets = parcels, tickets
         self._address = world.look_up(_KEY, _WAIT_S)
+        self._prepares = Prepares()
         self._ticket = 0
         self._ways: dict[str, Callable[[str], Awaitable[None]]] = {
             "collective": self._collective,
@@ -172,6 +173,7 @@ class _Lead:
                         await self._ways[way](name)
                         if number >= 0:
                             took_s[name][way].append(time.perf_counter() - began_s)
+        await self._prepares.close()
         return took_s
 
     async def _begin(self, way: str, name: str) -> int:
@@ -181,7 +183,7 @@ class _Lead:
 
     async def _receive(self, way: str, name: str) -> memoryview:
         ticket = await self._begin(way, name)
-        return await self._tickets.receive(ticket, _SENDER, partial(prepare, self._address))
+        return await self._tickets.receive(ticket, _SENDER, partial(self._prepares.ask, self._address))
 
     async def _collective(self, name: str) -> None:
         await self._receive("collective", name)

@@ -136,6 +136,7 @@ class Membership:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        await self._orders.close()
 
     async def _run(self, address: str) -> None:
         wait_s = _MIN_WAIT_S

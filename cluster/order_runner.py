@@ -25,7 +25,7 @@ from cluster.events import (
     ReadFolder,
     SendAdapter,
 )
-from cluster.peer import prepare
+from cluster.peer import Prepares
 from cluster.tickets import Tickets
 from cluster.view import HostName
 from lorajax.adapter_pages import from_bytes, pieces
@@ -44,6 +44,7 @@ class OrderRunner:
         self._pool = pool
         self._tickets = tickets
         self._drain = drain
+        self._prepares = Prepares()
 
     async def outcome(self, message: control_pb2.HostCommand) -> control_pb2.Outcome:
         """Carry one order out; what went wrong is its outcome, too."""
@@ -58,6 +59,10 @@ class OrderRunner:
             words = f"{type(error).__name__}; the log of host {self._host} has it"
             outcome = CommandFailed(number=number, error=EngineFailure(words))
         return outcome_to_proto(outcome, arrival)
+
+    async def close(self) -> None:
+        """Hold no connection any more."""
+        await self._prepares.close()
 
     async def _done(self, command: HostCommand, addresses: dict[HostName, str]) -> tuple[Outcome, Arrival]:
         arrival = HERE
@@ -84,7 +89,7 @@ class OrderRunner:
         source, address = hint.peers[0]
         started_s = time.monotonic()
         try:
-            buffer = await self._tickets.receive(hint.ticket, source, partial(prepare, address))
+            buffer = await self._tickets.receive(hint.ticket, source, partial(self._prepares.ask, address))
             adapter = await asyncio.to_thread(from_bytes, buffer, hint.adapter.version)
             await self._pool.take(hint, adapter)
         except LorajaxError as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import grpc
 import numpy as np
 
-from cluster import control_pb2, control_pb2_grpc
+from cluster import control_pb2
 from cluster.seams import Export
 from cluster.tickets import HANDSHAKE_S, TRANSFER_S, Prepare, Reply, Request
 from cluster.view import Adapter, HostName
@@ -26,7 +26,9 @@ SEND_S = 120.0
 PREPARE_S = HANDSHAKE_S + TRANSFER_S
 """How long a sender may have to wait for its turn."""
 STALL_S = 5.0
-"""How long a peer may send nothing."""
+"""How long a peer may send nothing, not even that it is there: a connection that is kept may lead to one that hangs."""
+MAX_KEPT = 64
+"""Connections to senders of collectives."""
 _PAUSES = 6.0
 """How much longer than a chunk's work on the event loop a pull that nobody waits for pauses after it: a step that runs
 meanwhile loses little of its cores. Larger disturbs less, and brings adapters later."""
@@ -35,7 +37,7 @@ MIN_BYTES_PER_S = 4e6
 _MAX_HEADER_BYTES = 2**16
 _SIZE = "lorajax-total-bytes"
 """Initial metadata of a pull: what the whole buffer comes to."""
-_PULL = "/lorajax.control.v1.Peer/Pull"
+_PULL, _PREPARE = "/lorajax.control.v1.Peer/Pull", "/lorajax.control.v1.Peer/Prepare"
 _OPTIONS = (("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 2 * CHUNK_BYTES))
 
 
@@ -65,7 +67,8 @@ class Peer:
     async def Prepare(
         self, message: control_pb2.PrepareRequest, context: grpc.aio.ServicerContext
     ) -> control_pb2.PrepareReply | None:
-        """Answer once this host is about to send by a collective; UNAVAILABLE where it will not."""
+        """Say at once that it is heard, and answer once this host is about to send; UNAVAILABLE where it will not."""
+        await context.send_initial_metadata(())
         request = Request(
             ticket=message.ticket,
             target=HostName(message.target),
@@ -111,8 +114,38 @@ class Peer:
         await context.write(checksum.digest()[offset:])
 
 
-async def prepare(address: str, request: Request) -> Reply:
-    """Ask the host at an address whether it sends now. Raises Unavailable."""
+class Prepares:
+    """Asks senders whether they send now, over connections that are kept while they work. Owner: the event loop.
+
+    Invariant: at most MAX_KEPT are, those used last; each is used by one call at a time.
+    """
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._kept: dict[str, grpc.aio.Channel] = {}
+
+    async def ask(self, address: str, request: Request) -> Reply:
+        """Put it to the host at an address. Raises Unavailable: soon, where that host does not say that it is there."""
+        channel = self._kept.pop(address, None) or grpc.aio.insecure_channel(address, options=_OPTIONS)
+        try:
+            reply = await _asked(channel, request)
+        except BaseException:
+            await channel.close()
+            raise
+        replaced, self._kept[address] = self._kept.pop(address, None), channel
+        if replaced is not None:
+            await replaced.close()
+        if len(self._kept) > MAX_KEPT:
+            await self._kept.pop(next(iter(self._kept))).close()
+        return reply
+
+    async def close(self) -> None:
+        """Keep none any more."""
+        kept, self._kept = self._kept, {}
+        await asyncio.gather(*(channel.close() for channel in kept.values()))
+
+
+async def _asked(channel: grpc.aio.Channel, request: Request) -> Reply:
     message = control_pb2.PrepareRequest(
         ticket=request.ticket,
         target=request.target,
@@ -121,11 +154,19 @@ async def prepare(address: str, request: Request) -> Reply:
         is_refused=request.is_refused,
         is_busy=request.is_busy,
     )
-    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
-        try:
-            reply = await control_pb2_grpc.PeerStub(channel).Prepare(message, timeout=PREPARE_S)
-        except grpc.aio.AioRpcError as error:
-            raise Unavailable(f"{error.code().name}: {error.details()}") from None
+    # Asked as for a stream, of which one message comes: a unary call of grpc.aio tells of metadata with its reply only.
+    ask = channel.unary_stream(
+        _PREPARE, control_pb2.PrepareRequest.SerializeToString, control_pb2.PrepareReply.FromString
+    )
+    call = ask(message, timeout=PREPARE_S)
+    try:
+        async with asyncio.timeout(STALL_S):
+            await call.initial_metadata()
+        [reply] = [reply async for reply in call]
+    except grpc.aio.AioRpcError as error:
+        raise Unavailable(f"{error.code().name}: {error.details()}") from None
+    except TimeoutError:
+        raise Unavailable(f"it sent nothing for {STALL_S:g} s") from None
     return Reply(num_bytes=reply.total_bytes, incarnation=reply.incarnation, is_gentle=reply.is_gentle)
 
 

@@ -54,7 +54,7 @@ def _world(rendezvous, devices, size, life=1):
     return [process.communicate(timeout=120)[0].splitlines()[-1] for process in running]  # Gloo talks before
 
 
-@pytest.mark.parametrize(("devices", "size"), [(1, 20_000_003), (2, 9_000_001)])
+@pytest.mark.parametrize(("devices", "size"), [(1, 20_000_003), (1, 5_000_001), (2, 9_000_001), (1, 70)])
 def test_bytes_arrive_both_ways_at_once_or_gently_whatever_the_number_of_devices(rendezvous, devices, size):
     assert _world(rendezvous, devices, size) == ["done"] * 2
 

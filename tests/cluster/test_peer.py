@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from cluster import control_pb2, control_pb2_grpc
-from cluster.peer import CHUNK_BYTES, Peer, pull
+from cluster import peer as peers
+from cluster.peer import CHUNK_BYTES, Peer, Prepares, pull
+from cluster.tickets import Reply, Request
 from cluster.view import Adapter
 from lorajax.adapter_pages import CHECKSUM_BYTES, LowRank, pack, to_bytes
 from lorajax.errors import CorruptAdapter, Unavailable, UnknownAdapter
@@ -21,11 +23,11 @@ SIZE = "lorajax-total-bytes"
 
 
 @contextlib.asynccontextmanager
-async def listening(handlers):
+async def listening(handlers, port=0):
     """The address of a server."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((handlers,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -262,3 +264,99 @@ async def test_collective_that_cannot_be_prepared_is_unavailable():
     ):
         with pytest.raises(grpc.aio.AioRpcError, match="ticket 1 is over"):
             await control_pb2_grpc.PeerStub(channel).Prepare(control_pb2.PrepareRequest(ticket=1))
+
+
+REQUEST, REPLY = Request(ticket=1, target="b", incarnation=1, met=0), Reply(num_bytes=7, incarnation=2, is_gentle=True)
+
+
+@contextlib.asynccontextmanager
+async def asking():
+    """One who asks senders."""
+    prepares = Prepares()
+    try:
+        yield prepares.ask
+    finally:
+        await prepares.close()
+
+
+def sender(prepared, connections=None):
+    """A Peer that sends by collectives alone, and notes over which connection it was asked."""
+
+    class Noting(Peer):
+        async def Prepare(self, message, context):
+            if connections is not None:
+                connections.append(context.peer())
+            return await super().Prepare(message, context)
+
+    async def export(version):
+        raise UnknownAdapter("none")
+
+    return Noting(export, prepared).handlers()
+
+
+async def prepares_at_once(request):
+    assert request == REQUEST
+    return REPLY
+
+
+@on_loop
+async def test_sender_is_asked_over_a_connection_that_is_kept():
+    connections = []
+    async with listening(sender(prepares_at_once, connections)) as address, asking() as ask:
+        assert [await ask(address, REQUEST) for _ in range(3)] == [REPLY] * 3
+    assert len(connections) == 3
+    assert len(set(connections)) == 1
+
+
+@on_loop
+async def test_sender_that_was_restarted_is_asked_anew():
+    async with asking() as ask:
+        async with listening(sender(prepares_at_once)) as address:
+            assert await ask(address, REQUEST) == REPLY
+        with pytest.raises(Unavailable, match="UNAVAILABLE"):
+            await ask(address, REQUEST)
+        async with listening(sender(prepares_at_once), address.rsplit(":")[-1]):
+            assert await ask(address, REQUEST) == REPLY
+
+
+@on_loop
+async def test_why_a_sender_will_not_send_is_told():
+    async with listening(sender(prepares_nothing)) as address, asking() as ask:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="ticket 1 is over"):
+                await ask(address, REQUEST)
+
+
+@on_loop
+async def test_sender_may_let_its_turn_be_waited_for_but_not_say_nothing_at_all(monkeypatch):
+    monkeypatch.setattr(peers, "STALL_S", 0.2)
+
+    async def slow(request):
+        await asyncio.sleep(0.5)
+        return REPLY
+
+    async def mute(message, context):
+        await asyncio.Event().wait()
+
+    hanging = grpc.method_handlers_generic_handler(
+        "lorajax.control.v1.Peer", {"Prepare": grpc.unary_unary_rpc_method_handler(mute)}
+    )
+    async with listening(sender(slow)) as address, asking() as ask:
+        assert await ask(address, REQUEST) == REPLY
+    async with listening(hanging) as address, asking() as ask:
+        with pytest.raises(Unavailable, match=r"it sent nothing for 0\.2 s"):
+            await ask(address, REQUEST)
+
+
+@on_loop
+async def test_few_connections_are_kept(monkeypatch):
+    monkeypatch.setattr(peers, "MAX_KEPT", 1)
+    connections = []
+    async with (
+        listening(sender(prepares_at_once, connections)) as one,
+        listening(sender(prepares_at_once)) as other,
+        asking() as ask,
+    ):
+        for address in (one, one, other, one):
+            assert await ask(address, REQUEST) == REPLY
+    assert connections[0] == connections[1] != connections[2]
