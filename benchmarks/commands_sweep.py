@@ -77,7 +77,7 @@ def sweep(*, name: str, out: Path, jobs: int, **options: Flag) -> None:
     _check("hardware", (options["hardware"],), simulated.PRESETS)
     parts = ("hardware", "duration_s", "warm_s", "pace", "interval_s", "store", "settings_file")
     plan = simulated.Plan(**{part: options.pop(part) for part in parts})
-    known = {"settings": plan.settings(), "systems": simulated.SYSTEMS, "kernels": simulated.KERNELS}
+    known = {"settings": plan.settings(), "systems": simulated.SIMULATED, "kernels": simulated.KERNELS}
     if options["systems"] == ("all",):
         options["systems"] = tuple(simulated.SYSTEMS)
     for flag, names in known.items():

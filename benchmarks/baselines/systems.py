@@ -24,6 +24,8 @@ class System:
     """As in `[placement] routing`."""
     about: str
     """What it is, and whose."""
+    has_pool: bool = True
+    """Whether hosts give each other adapters, as real ones do; else all come from the store."""
 
     @property
     def place(self) -> Policy:
@@ -54,4 +56,14 @@ _ALL = (
 )
 
 SYSTEMS: Mapping[str, System] = {one.name: one for one in _ALL}
-"""What `--system` may say."""
+"""Whole ones, for real clusters and simulated ones."""
+
+_EXCHANGED = (
+    System(name="ours+sampled", policy="ours", routing=f"{_HERE}.routings:SAMPLED", about="our placement alone"),
+    System(name="loraserve+ours", policy="loraserve", routing="ours", about="our routing alone"),
+    System(name="replicated+ours", policy=SYSTEMS["replicated"].policy, routing="ours", about="nothing to place"),
+    System(name="ours+store", policy="ours", routing="ours", has_pool=False, about="without a pool of adapters"),
+)
+
+SIMULATED: Mapping[str, System] = {**SYSTEMS, **{one.name: one for one in _EXCHANGED}}
+"""Also ours with one part exchanged: placement+routing, or what stands in for the pool."""

@@ -89,6 +89,17 @@ def ablation(sweep: Sweep) -> list[Verdict]:
     return [verdict for name in kernels for verdict in _against(sweep, name, name)]
 
 
+def parts(sweep: Sweep) -> list[Verdict]:
+    """What is left of ours' load where one part of it is exchanged."""
+    cases = dict.fromkeys((one.case.kernels, one.case.system) for one in sweep.limits if is_part(one.case.system))
+    return [
+        _verdict(
+            f"load: {name} over ours ({kernels})", over(loads(sweep, name, kernels), loads(sweep, OURS, kernels)), None
+        )
+        for kernels, name in cases
+    ]
+
+
 def reproduction(sweep: Sweep) -> list[Verdict]:
     """LoRAServe's own claims, with the kernels under which it was published."""
     mine = loads(sweep, LORASERVE, PADDED)
@@ -110,6 +121,11 @@ def reproduction(sweep: Sweep) -> list[Verdict]:
     ]
 
 
+def is_part(system: str) -> bool:
+    """Whether it is ours with one part exchanged, which is nobody's baseline."""
+    return "+" in system
+
+
 def loads(sweep: Sweep, system: str, kernels: str) -> Ratios:
     """The highest load within the SLO of a system, in the mean over seeds."""
     return _means((_where(one.case), one.rate) for one in sweep.limits if _is(one.case, system, kernels))
@@ -124,7 +140,8 @@ def geometric_mean(values: Collection[float]) -> float:
 
 def _against(sweep: Sweep, our_kernels: str, their_kernels: str) -> Iterator[Verdict]:
     mine = loads(sweep, OURS, our_kernels)
-    others = dict.fromkeys(one.case.system for one in sweep.limits if one.case.system != OURS)
+    systems = dict.fromkeys(one.case.system for one in sweep.limits)
+    others = [name for name in systems if name != OURS and not is_part(name)]
     theirs = {other: loads(sweep, other, their_kernels) for other in others}
     goals = {LORASERVE: Goal(1.25), TOPPINGS: Goal(1.15)}
     for other in others:
@@ -148,6 +165,8 @@ def _bounds(sweep: Sweep) -> Iterator[Verdict]:
     )
     claim = "load: ours over a clairvoyant placement (all adapters everywhere, at no cost)"
     yield _verdict(claim, over(mine, unburdened), Goal(0.9))
+    claim = f"load: a clairvoyant placement over loraserve ({PADDED}): what could be reached at most"
+    yield _verdict(claim, over(unburdened, loads(sweep, LORASERVE, PADDED)), None)
     ideal = _means(((one.setting, one.slo_s), one.rate) for one in bounds)
     yield _verdict("load: ours over a bound that knows no queues", over(mine, ideal), None)
 

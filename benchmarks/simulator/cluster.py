@@ -56,7 +56,7 @@ class _Cluster:
 
     def __init__(self, workload: Workload, system: System, config: SimulationConfig) -> None:
         self._workload, self._system, self._config = workload, system, config
-        self._site = Site(config=config, clock=Clock(), links=Links(config.hardware))
+        self._site = Site(config=config, clock=Clock(), links=Links(config.hardware), has_pool=system.has_pool)
         self._clock = self._site.clock
         self._paced = coordinator_config(
             interval_s=config.interval_s, min_copies=config.min_copies, budget_bytes=config.budget_bytes

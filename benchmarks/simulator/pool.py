@@ -116,7 +116,7 @@ class Pool:
             if version in self.held:  # requests that finish on a dropped one still hold it
                 come()
             else:
-                holders = self._site.holders
+                holders = self._site.holders if self._site.has_pool else {}
                 able = (peer for peer in fetch.peers if peer in holders and version in holders[peer].held)
                 self._bring(fetch.adapter, next(able, None), come)
 

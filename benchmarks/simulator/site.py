@@ -39,6 +39,8 @@ class Site:
     config: SimulationConfig
     clock: Clock
     links: Links
+    has_pool: bool = True
+    """Whether hosts give each other adapters."""
     moved: Moved = field(default_factory=Moved)
     holders: dict[HostName, Holder] = field(default_factory=dict)
     """The hosts that live."""

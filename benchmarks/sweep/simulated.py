@@ -17,7 +17,7 @@ from statistics import mean
 
 import numpy as np
 
-from benchmarks.baselines.systems import SYSTEMS, System
+from benchmarks.baselines.systems import SIMULATED, SYSTEMS, System
 from benchmarks.outcomes import sweeps
 from benchmarks.outcomes.records import Outcome, Run
 from benchmarks.outcomes.statistics import Slo, Summary, summary
@@ -205,7 +205,7 @@ def _simulated(plan: Plan, task: Task, how: _Simulate) -> Point | None:
         seed=case.seed,
     )
     variant, workload = _VARIANTS[task.variant], _workload(plan, task)
-    run = how(workload, variant.system(SYSTEMS[case.system]), variant.config(config, workload))
+    run = how(workload, variant.system(SIMULATED[case.system]), variant.config(config, workload))
     if run is None:
         return None
     counted = tuple(one for one in run.outcomes if one.due_s >= plan.warm_s and variant.is_judged(one))

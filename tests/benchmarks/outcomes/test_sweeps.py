@@ -65,9 +65,21 @@ def test_equal_kernels_are_judged_apart():
     assert _row(claims.ablation(SWEEP), "load: ours (batch-max) over loraserve (batch-max)").extreme == 1.125
 
 
+def test_ours_with_one_part_exchanged_is_held_against_ours_and_is_no_baseline():
+    with_part = replace(
+        SWEEP, limits=(*SWEEP.limits, limit(38.0, system="ours+store"), limit(99.0, system="ours+store", **PADDED))
+    )
+    row = _row(claims.parts(with_part), "load: ours+store over ours (rank-exact)")
+    assert (row.extreme, row.met) == (38 / 40, "-")
+    assert _row(claims.parts(with_part), "load: ours+store over ours (batch-max)").extreme == 99 / 36
+    assert claims.ours(with_part) == claims.ours(SWEEP)
+    assert claims.parts(SWEEP) == []
+
+
 def test_ours_is_held_against_what_a_clairvoyant_placement_bears_and_a_bound_is_reported():
     row = _row(claims.ours(SWEEP), "load: ours over a clairvoyant placement")
     assert (row.extreme, row.met) == (pytest.approx(40 / 42), "yes")
+    assert _row(claims.ours(SWEEP), "load: a clairvoyant placement over loraserve").extreme == 42 / 32
     row = _row(claims.ours(SWEEP), "load: ours over a bound that knows no queues")
     assert (row.extreme, row.met) == (0.5, "-")
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from benchmarks.baselines.systems import SYSTEMS
+from benchmarks.baselines.systems import SIMULATED
 from benchmarks.outcomes.statistics import Slo
 from benchmarks.simulator.config import Distortion, Loss, SimulationConfig
 from benchmarks.simulator.device import Kernels, Roofline, StepModel
@@ -102,4 +102,4 @@ CONFIGS = st.builds(
     keeps_tokens=st.booleans(),
 )
 
-ALL_SYSTEMS = st.sampled_from(sorted(SYSTEMS)).map(SYSTEMS.__getitem__)
+ALL_SYSTEMS = st.sampled_from(sorted(SIMULATED)).map(SIMULATED.__getitem__)

@@ -23,9 +23,9 @@ LATENCY_S = hardware().link_latency_s
 class Hosts:
     """Pools that keep at once what comes."""
 
-    def __init__(self, count=2):
+    def __init__(self, count=2, *, has_pool=True):
         self.clock = Clock()
-        self.site = Site(config=config(), clock=self.clock, links=Links(hardware()))
+        self.site = Site(config=config(), clock=self.clock, links=Links(hardware()), has_pool=has_pool)
         self.came = []
         self.pools = {f"h{number}": self._pool(f"h{number}") for number in range(count)}
         self.site.holders.update(self.pools)
@@ -49,6 +49,14 @@ class Hosts:
 
     def run(self):
         self.clock.run(lambda: False)
+
+
+def test_without_a_pool_peers_are_not_asked():
+    hosts = Hosts(has_pool=False)
+    hosts.pools["h1"].hold(ADAPTERS["b"])
+    done = hosts.ask("h0", "b", "h1")
+    hosts.run()
+    assert done == pytest.approx([2 * PAGE / 10_000 + LATENCY_S])
 
 
 def test_a_copy_from_the_store_takes_its_bytes():

@@ -65,7 +65,7 @@ def test_a_run_is_given_up_before_its_end():
     def num_judged(run):
         ours, before = SYSTEMS["ours"], len(seen)
         route = replace(ours.route, score=lambda *judged: seen.append(0) or ours.route.score(*judged))
-        watched = SimpleNamespace(name="", policy="", routing="", place=ours.place, route=route)
+        watched = SimpleNamespace(name="", policy="", routing="", has_pool=True, place=ours.place, route=route)
         run(asked, watched, config(slo=Slo(ttft_s=1.0)))
         return len(seen) - before
 
