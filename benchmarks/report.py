@@ -1,6 +1,7 @@
 """JSON of results to tables. Owns: how numbers are written, and the marked parts of README.md. Does not: measure."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import click
 
 from benchmarks.outcomes import sweep_tables, sweeps
+
+_MARKED = re.compile(r"^<!-- (\S+) results -->$", re.MULTILINE)
 
 type Result = Mapping[str, Any]
 """A parsed file of results."""
@@ -86,7 +89,7 @@ def sweep_section(results: Path) -> str:
 
 
 def _sweep(sweep: sweeps.Sweep) -> str:
-    parts = [f"**{heading}.** {words}\n\n{markdown(table)}" for heading, words, table in sweep_tables.headed(sweep)]
+    parts = [f"**{heading}.** {words}\n\n{markdown(table)}" for heading, words, table in sweep_tables.summed_up(sweep)]
     kept = {name: value for name, value in sweep.facts.items() if name not in ("command", "versions")}
     facts = "; ".join(f"{name} {_words(value)}" for name, value in kept.items())
     return "\n\n".join((*parts, f"Simulated: {facts}. Printed by `{sweep.facts['command']}`."))
@@ -130,7 +133,7 @@ SECTIONS: Mapping[str, Callable[[Path], str]] = {
     "fidelity": fidelity_section,
     "sweep": sweep_section,
 }
-"""What README.md can hold, between <!-- NAME results --> and <!-- /NAME results -->."""
+"""What README.md can hold, between <!-- NAME results --> and <!-- /NAME results -->; besides any sweep by itself."""
 
 
 def sections(results: Path) -> str:
@@ -152,15 +155,25 @@ def write_readme(readme: Path, results: Path) -> None:
     Raises: click.ClickException where nothing is, or where a marked section has no results.
     """
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    marked = [name for name in SECTIONS if all(marker in text for marker in _markers(name))]
+    marked = [name for name in _MARKED.findall(text) if _markers(name)[1] in text]
     if not marked:
         begin, end = _markers("engine")
         raise click.ClickException(f"{readme.name} has no lines {begin} and {end}; put them where the table belongs")
     for name in marked:
         begin, end = _markers(name)
         before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{SECTIONS[name](results)}\n{end}{rest.partition(end)[2]}"
+        text = f"{before}{begin}\n{_named(name, results)}\n{end}{rest.partition(end)[2]}"
     readme.write_text(text, encoding="utf-8")
+
+
+def _named(name: str, results: Path) -> str:
+    """A section, or one sweep by the name of its file."""
+    if name in SECTIONS:
+        return SECTIONS[name](results)
+    path = results / f"{name}.json"
+    if not path.exists():
+        raise click.ClickException(f"no {path}; `python -m benchmarks sweep --name {name}` writes it")
+    return _sweep(sweeps.read(path))
 
 
 def _markers(name: str) -> tuple[str, str]:

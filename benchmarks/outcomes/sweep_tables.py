@@ -15,7 +15,14 @@ def shown_kernels(system: str) -> str:
 
 
 def headed(sweep: Sweep) -> Iterator[tuple[str, str, Table]]:
-    """(Heading, words, table) of everything that the sweep can say."""
+    """(Heading, words, table) of everything that the sweep can say, trial by trial."""
+    yield from summed_up(sweep)
+    if sweep.trials:
+        yield "Trials", "P95 TTFT of requests that the disturbance did not add, at the same load.", trials(sweep)
+
+
+def summed_up(sweep: Sweep) -> Iterator[tuple[str, str, Table]]:
+    """The same without single trials."""
     verdicts = (
         ("What ours is to reach", "Ours with our kernels, the others with S-LoRA's.", claims.ours(sweep)),
         (
@@ -34,8 +41,6 @@ def headed(sweep: Sweep) -> Iterator[tuple[str, str, Table]]:
         yield f"Most load with P95 TTFT ≤ {slo_s:g} s", words, loads(sweep, slo_s)
     if sweep.needs:
         yield "Hosts needed", "Mean over seeds; a dash where the most that were tried are not enough.", needs(sweep)
-    if sweep.trials:
-        yield "Trials", "P95 TTFT of requests that the disturbance did not add, at the same load.", trials(sweep)
 
 
 def trials(sweep: Sweep) -> Table:

@@ -1,6 +1,7 @@
 """Results become tables, and README.md changes between its markers only."""
 
 import json
+from dataclasses import replace
 
 import click
 import pytest
@@ -88,6 +89,20 @@ def test_every_marked_section_is_written(results, tmp_path):
     readme.write_text("".join(f"<!-- {name} results -->\n<!-- /{name} results -->\n" for name in ("sweep", "engine")))
     report.write_readme(readme, results)
     assert readme.read_text().index("LoRAServe's claims") < readme.read_text().index("| a case")
+
+
+def test_one_sweep_is_marked_by_the_name_of_its_file(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- sweep-2s results -->\n<!-- /sweep-2s results -->\n")
+    with pytest.raises(
+        click.ClickException, match=r"sweep-2s.json; `python -m benchmarks sweep --name sweep-2s` writes"
+    ):
+        report.write_readme(readme, tmp_path)
+    sweeps.write(SWEEP, tmp_path / "sweep-2s.json")
+    sweeps.write(replace(SWEEP, limits=()), tmp_path / "sweep.json")
+    report.write_readme(readme, tmp_path)
+    assert readme.read_text().count("Most load with P95 TTFT") == 1
+    assert "**Trials.**" not in readme.read_text()
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
