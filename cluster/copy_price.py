@@ -3,6 +3,9 @@
 Memory and links pay by the byte, and every open request of an adapter may use its copies: so the price is in bytes per
 request, beside those of the mean adapter. A small adapter leaves a busy host before a large one does, a crowd soon has
 hosts enough, and an adapter with one request now and then stays where it is.
+
+The mean price rises with the time that requests take: when a host will be done differs from the next one's by a part of
+that, whatever first tokens may take.
 """
 
 from collections import Counter
@@ -10,6 +13,12 @@ from collections.abc import Iterable, Mapping
 
 from cluster.view import Adapter
 from lorajax.spec import Version
+
+_PART = 0.2
+"""Of the mean time that a request takes. At half of it hosts hold up to a seventh more where first tokens are due in
+2 s; at half as much again, the others wait a tenth longer beside a crowd."""
+_WEIGHT = 0.02
+"""Of the last request in the mean of all."""
 
 
 class CopyPrice:
@@ -19,9 +28,10 @@ class CopyPrice:
     Owner: the front door's event loop.
     """
 
-    def __init__(self, mean_s: float) -> None:
-        """A copy of the mean adapter, with as many requests open as the mean, costs `mean_s`."""
-        self._mean_s = mean_s
+    def __init__(self, least_s: float) -> None:
+        """A copy of the mean adapter, with as many requests open as the mean, costs `least_s` or more."""
+        self._least_s = least_s
+        self._took_s = 0.0
         self._adapters: Mapping[Version, Adapter] = {}
         self._mean_bytes = 1.0
         self._open: Counter[Version] = Counter()
@@ -38,6 +48,10 @@ class CopyPrice:
             self._open[version] += 1
             self._num_open += 1
 
+    def took(self, seconds: float) -> None:
+        """Know how long a request took that was answered."""
+        self._took_s += _WEIGHT * (seconds - self._took_s)
+
     def closed(self, versions: Iterable[Version]) -> None:
         """Count it no more."""
         for version in versions:
@@ -48,9 +62,10 @@ class CopyPrice:
 
     def price_s(self, version: Version) -> float:
         """Seconds that a host must be sooner for one more copy of the adapter; the mean price of an unknown one."""
+        mean_s = max(self._least_s, _PART * self._took_s)
         if version not in self._adapters:
-            return self._mean_s
+            return mean_s
         # One request more on both sides: the one that asks, and then no count is 0.
         per_request = self._adapters[version].num_bytes / (1 + self._open[version])
         mean = self._mean_bytes / (1 + self._num_open / len(self._adapters))
-        return self._mean_s * per_request / mean
+        return mean_s * per_request / mean

@@ -33,8 +33,8 @@ _LAST_RESORTS = 4
 _PART = 0.1
 """Of the latency target: what the plan may cost a request at most where copies are."""
 _NEW_COPY = 0.25
-"""Of the latency target: how much sooner a host must be for a copy, of the mean adapter, that nobody planned. Queue
-noise would copy everything everywhere, and the 95th percentile of waits gains nothing by that."""
+"""Of the latency target: how much sooner a host must be, at least, for a copy of the mean adapter that nobody planned.
+Queue noise would copy everything everywhere, and the 95th percentile of waits gains nothing by that."""
 _LOAD_SPEEDUP = 10.0
 """How much sooner an adapter comes from host memory than from another host."""
 _FIRST_GUESS_TOKENS = 128.0
@@ -178,6 +178,7 @@ class Router:
         self._copies.closed(flight.versions)
         self._hosts.reorder(flight.host.spec.name)
         if flight.num_tokens:
+            self._copies.took(now_s - flight.route.chosen_s)
             self._new_tokens += _GUESS_WEIGHT * (flight.num_tokens - self._new_tokens)
 
     def _read(self, flight: _Flight) -> None:

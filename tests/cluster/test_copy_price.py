@@ -23,6 +23,16 @@ def test_mean_adapter_costs_the_mean_price():
     assert price({"a": 100, "b": 100}).price_s("a") == MEAN_S
 
 
+def test_price_rises_with_the_time_that_requests_take_and_is_never_below_the_least():
+    made = price({"a": 100})
+    for _ in range(500):
+        made.took(100.0)
+    assert made.price_s("a") == pytest.approx(20.0, rel=1e-3)
+    for _ in range(500):
+        made.took(0.1)
+    assert made.price_s("a") == MEAN_S
+
+
 def test_price_goes_by_the_bytes():
     made = price({"small": 50, "large": 150})
     assert (made.price_s("small"), made.price_s("large")) == (0.5 * MEAN_S, 1.5 * MEAN_S)
@@ -79,6 +89,15 @@ def asked(version):
 def test_small_adapter_leaves_a_busy_host_before_a_large_one():
     made = before_a_busy_host(1500, small=10, large=190)
     assert [made.choose(asked(version), 0.0).host for version in ("small", "large")] == ["b", "a"]
+
+
+def test_copies_are_dearer_where_requests_take_long():
+    made = before_a_busy_host(1500, small=10, large=190)
+    for number in range(200):
+        send(made, f"r{number}", asked("large"))
+        made.generated(f"r{number}", 128)
+        made.ended(f"r{number}", 1000.0)
+    assert made.choose(asked("small"), 1000.0).host == "a"
 
 
 def test_crowd_is_soon_worth_a_copy():
