@@ -11,6 +11,6 @@ def named[T](key: str, name: str, known: Mapping[str, T]) -> T:
     module, _, attribute = name.partition(":")
     try:
         found: T = getattr(importlib.import_module(module), attribute)  # any module's
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{key} is {name!r}: {error}; name a function that can be imported") from None
+    except Exception as error:  # whatever a stranger's module raises
+        raise ValueError(f"{key} is {name!r}: {error}; name a function that can be imported") from error
     return found

@@ -18,7 +18,7 @@ from cluster.events import LoadAsked
 from cluster.follower import Follower
 from cluster.gateway import front_door, points
 from cluster.metrics import Metrics
-from cluster.placement import named
+from cluster.placement import named, unfailing
 from cluster.registry import Registry
 from cluster.rounds import RoundConfig
 from cluster.server import Server, until_told
@@ -55,7 +55,7 @@ async def _serve(config: ClusterConfig) -> None:
     paced = coordinator_config(
         interval_s=config.interval_s, min_copies=config.min_copies, budget_bytes=config.budget_bytes
     )
-    coordinator = Coordinator(paced, points(config), named(config.policy))
+    coordinator = Coordinator(paced, points(config), unfailing(named(config.policy)))
     control = ControlService(coordinator, registry, config.fingerprint)
     metrics = Metrics(CollectorRegistry())
     door = front_door(config, metrics)

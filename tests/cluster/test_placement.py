@@ -1,5 +1,6 @@
 """What every policy promises, on many small questions: whose copies, how many, and the same answer again."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -7,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.placement import POLICIES, PlacementInput
-from cluster.view import HostName, Shares
+from cluster.placement import POLICIES, PlacementInput, named, unfailing
+from cluster.view import HostName, Share, Shares
 from lorajax.spec import Level, Version
 from tests.cluster.brute_force_placement import adapter, asked, host, version
 
@@ -116,3 +117,39 @@ def test_lost_host_is_taken_over_by_the_others(place, mixing):
     assert {name for parts in after.values() for name in (part.host for part in parts)} == {
         view.spec.name for view in settled.hosts[1:]
     }
+
+
+def raises(_given):
+    raise KeyError("no such adapter")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        raises,
+        lambda given: None,
+        lambda given: {version(0): ("host-0",)},
+        lambda given: {version(0): (Share("host-0", math.nan),)},
+        lambda given: {version(0): (Share("host-0", -0.5), Share("host-1", 1.5))},
+        lambda given: {version(0): (Share("host-0", 0.5), Share("host-0", 0.5))},
+    ],
+)
+def test_policy_that_fails_leaves_all_as_it_was_and_the_log_says_so(policy, caplog):
+    before = {version(0): (Share("host-0", 1.0),)}
+    question = replace(asked([adapter(0, 8)], [1.0], [host(0), host(1)]), previous=before)
+    assert unfailing(policy)(question) == before
+    assert "every adapter stays where it is" in caplog.text
+
+
+@policies
+def test_policy_that_does_not_fail_is_left_alone(place):
+    question = asked([adapter(0, 8), adapter(1, 64)], [1.0, 2.0], [host(0), host(1)])
+    assert unfailing(place)(question) == place(question)
+
+
+@pytest.mark.parametrize("text", ["def place(", "raise RuntimeError('no licence')"])
+def test_module_that_cannot_be_imported_is_told(text, tmp_path, monkeypatch):
+    (tmp_path / "strange_policy.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"^placement.policy is 'strange_policy:place': .+; name a function"):
+        named("strange_policy:place")
