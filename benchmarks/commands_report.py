@@ -1,5 +1,8 @@
 """Commands that read results: `report` and `compare`. Owns: their flags. Does not: measure, compute, draw."""
 
+import os
+import tempfile
+from os import PathLike
 from pathlib import Path
 
 import click
@@ -10,8 +13,23 @@ from lorajax.cli_types import import_on_use
 
 _ROOT = Path(__file__).resolve().parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"
-FOLDER = click.Path(file_okay=False, path_type=Path)
-"""For results, made where it is missing: refused before anything is measured if it is a file."""
+
+
+class _Folder(click.Path):
+    """A folder for results, which is made where it is missing."""
+
+    def convert(self, value: str | PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Raises: bad usage where nothing can be written there: better now than after what is measured."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            self.fail(f"{path} cannot be written: {error.strerror}; name another folder", param, ctx)
+        return path
+
+
+FOLDER = _Folder(file_okay=False, path_type=Path)
 
 
 @click.command("report")

@@ -47,7 +47,7 @@ SGLang with --lora-paths $(cat adapters). Ctrl-C stops and tells what there is.
 )
 @workload_options
 @click.option("--target", type=ADDRESS, help=f"A server of ours, over gRPC.  [default: {DEFAULT_TARGET}]")
-@click.option("--url", metavar="URL", help="An OpenAI-compatible server, over HTTP.")
+@click.option("--url", metavar="URL", help="An OpenAI-compatible server; its key: OPENAI_API_KEY.")
 @click.option("--name", default="", help="What the report and its files call it.  [default: its address; serve]")
 @slo_options
 @click.option(
@@ -114,12 +114,11 @@ def _file_name(name: str) -> str:
 
 
 def _show(run: Flag, summary: Flag, folder: Path, file_name: str) -> None:
-    block, files, page, pictures = (
-        import_on_use(f"benchmarks.outcomes.{name}") for name in ("block", "files", "run_page", "pictures")
-    )
+    block, files, page = (import_on_use(f"benchmarks.outcomes.{name}") for name in ("block", "files", "run_page"))
+    path = files.write(run, summary, folder, file_name)
     print(block.text(summary))
     print(block.tables(summary))
-    path = files.write(run, summary, folder, file_name)
+    pictures = import_on_use("benchmarks.outcomes.pictures")  # which takes long: what was measured is safe by now
     html = page.page([files.Result(run=run, summary=summary)], pictures)
     path.with_suffix(".html").write_text(html, encoding="utf-8")
     print(f"{path}, and beside it .csv and .html")
@@ -132,5 +131,8 @@ def _warn(sent: Flag, max_model_len: int | None) -> None:
         click.echo(f"requests cut to the server's context of {max_model_len} tokens: {sent.num_clipped}", err=True)
     if sent.num_short:
         click.echo(f"answers shorter than asked for, so less work than the workload has: {sent.num_short}", err=True)
+    if sent.num_uncounted:
+        words = "answers without usage, so that TPOT and tokens/s count messages instead of tokens"
+        click.echo(f"{words}: {sent.num_uncounted}", err=True)
     if not sent.is_whole:
         click.echo("stopped early: requests that are NOT_SENT were not due yet", err=True)

@@ -6,14 +6,17 @@ writes the protocol, asyncio the sockets. Does not: know what is asked, follow r
 
 import asyncio
 import contextlib
+import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import h11
 
 _READ_BYTES = 65_536
+_PATH = re.compile(r"[!-~]*")
+"""What a request line can carry."""
 
 
 class ConnectionLost(OSError):
@@ -34,24 +37,25 @@ class HttpClient:
     Invariant: a connection is in `_idle` or belongs to one request.
     """
 
-    def __init__(self, url: str) -> None:
-        """Take http(s)://HOST[:PORT][/PREFIX]. Raises: ValueError if it is something else."""
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        """Take http(s)://HOST[:PORT][/PREFIX], and headers of every request. Raises: ValueError if it is no URL."""
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:  # of brackets that do not close, or a port that is none
             parts, port = urlsplit(""), None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _PATH.fullmatch(parts.path):
             raise ValueError(f"{url!r} is not http://HOST:PORT; write the address of an OpenAI-compatible server")
         self._host, self._authority, self._prefix = parts.hostname, parts.netloc, parts.path.rstrip("/")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = port or (443 if self._tls else 80)
+        self._headers = dict(headers)
         self._idle: list[_Connection] = []
 
     @contextlib.asynccontextmanager
     async def request(self, method: str, path: str, body: bytes = b"") -> AsyncIterator[Response]:
         """Send one request; its answer is there when the head of it is. Raises ConnectionLost."""
-        headers = {"host": self._authority, "accept": "*/*", "content-length": str(len(body))}
+        headers = {"host": self._authority, "accept": "*/*", "content-length": str(len(body))} | self._headers
         if body:
             headers["content-type"] = "application/json"
         request = h11.Request(method=method, target=self._prefix + path, headers=list(headers.items()))
@@ -80,13 +84,13 @@ class HttpClient:
 
     async def _open(self) -> "_Connection":
         while self._idle:
-            if not (connection := self._idle.pop()).has_ended():
+            if await (connection := self._idle.pop()).is_quiet():
                 return connection
             connection.close()
         try:
             return _Connection(*await asyncio.open_connection(self._host, self._port, ssl=self._tls))
         except OSError as error:
-            raise ConnectionLost(str(error)) from error
+            raise ConnectionLost(str(error) or type(error).__name__) from error
 
 
 class _Connection:
@@ -119,12 +123,23 @@ class _Connection:
         """Whether the answer was read to its end and the server keeps the connection; makes ready for the next."""
         if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
             return False
+        if self._protocol.trailing_data[0]:
+            return False
         self._protocol.start_next_cycle()
         return True
 
-    def has_ended(self) -> bool:
-        """Whether the server has closed it."""
-        return self._reader.at_eof()
+    async def is_quiet(self) -> bool:
+        """Whether the server keeps it and has said nothing since its last answer."""
+        if self._reader.exception() is not None or self._writer.is_closing():
+            return False
+        try:
+            async with asyncio.timeout(0):
+                await self._reader.read(1)
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def close(self) -> None:
         """Close it at once."""

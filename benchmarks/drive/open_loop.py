@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.drive.names import Stand
 from benchmarks.drive.prompts import Lengths, lengths, prompt
-from benchmarks.drive.records import Call, CallFailed, Ending, Server
+from benchmarks.drive.records import Call, CallFailed, Ending, Prompt, Server
 from benchmarks.outcomes.records import Outcome
 from benchmarks.workloads.records import Arrival, Workload
 
@@ -49,6 +49,8 @@ class Sent:
     """Requests that were cut to the server's context."""
     num_short: int
     """Answers with fewer tokens than were asked for, whatever their end: less work than the workload has."""
+    num_uncounted: int
+    """Answers of which the server did not say how many tokens they have: messages stand for tokens."""
     endings: tuple[Ending | None, ...]
     """What the server said of each; None of those that failed."""
     words: Mapping[str, str]
@@ -92,8 +94,9 @@ class _Driver:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number, arrival in enumerate(self._arrivals):
+                    asked = self._prompt(number)  # made before it is due: that takes time, and is not the server's
                     await asyncio.sleep(arrival.at_s - self._now_s())
-                    tasks.create_task(self._send(number))
+                    tasks.create_task(self._send(number, asked))
         except asyncio.CancelledError:  # our caller wants what there is
             is_whole = False
         span_s = self._now_s()
@@ -103,12 +106,13 @@ class _Driver:
             span_s=span_s,
             num_clipped=sum(map(_is_clipped, self._arrivals, self._lengths)),
             num_short=sum(map(_is_short, self._outcomes, self._lengths)),
+            num_uncounted=sum(one is not None and one.output_tokens is None for one in self._endings),
             endings=tuple(self._endings),
             words=self._words,
             is_whole=is_whole,
         )
 
-    async def _send(self, number: int) -> None:
+    async def _send(self, number: int, asked: Prompt) -> None:
         hearing, ending, code = _Hearing(), _UNKNOWN, "CANCELLED"
         sent_s = math.inf
 
@@ -119,7 +123,7 @@ class _Driver:
         try:
             async with self._room:
                 sent_s = self._now_s()
-                ending = await self._server.generate(self._call(number, sent_s), heard)
+                ending = await self._server.generate(self._call(number, asked, sent_s), heard)
             code, self._endings[number] = "OK", ending
         except CallFailed as error:
             code = error.code
@@ -127,13 +131,17 @@ class _Driver:
         finally:
             self._keep(number, hearing, ending, code, min(sent_s, self._now_s()))
 
-    def _call(self, number: int, sent_s: float) -> Call:
+    def _prompt(self, number: int) -> Prompt:
+        sending, size = self._sending, self._lengths[number]
+        return prompt(size.prompt_tokens, sending.seed, number, is_text=sending.is_text)
+
+    def _call(self, number: int, asked: Prompt, sent_s: float) -> Call:
         arrival, sending, size = self._arrivals[number], self._sending, self._lengths[number]
         timeout_s = arrival.at_s + sending.timeout_s - sent_s
         if timeout_s <= 0:
             raise CallFailed("DEADLINE_EXCEEDED", "given up before there was room to send it")
         return Call(
-            prompt=prompt(size.prompt_tokens, sending.seed, number, is_text=sending.is_text),
+            prompt=asked,
             max_tokens=size.output_tokens,
             adapter=self._stand(arrival).name,
             timeout_s=timeout_s,

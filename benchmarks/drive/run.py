@@ -1,6 +1,7 @@
 """A workload and a server that runs, to a run's record. Owns: which driver, which adapters, the facts."""
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -65,7 +66,7 @@ async def drive(workload: Workload, given: Drive) -> Driven:
 async def _server(address: str) -> AsyncIterator[tuple[Server, Watch]]:
     """The server, and a look at what its hosts hold, which only ours tells."""
     if "://" in address:
-        async with HttpServer(address) as over_http:
+        async with HttpServer(address, os.environ.get("OPENAI_API_KEY", "")) as over_http:
             yield over_http, Watch()
     else:
         async with GrpcServer(address) as over_grpc, watching(over_grpc.channel) as watch:

@@ -142,6 +142,8 @@ def _seed(result: Result) -> str:
 
 
 def _refuse_unlike(results: Sequence[Result]) -> None:
+    if any(one.run.facts.get("is_whole") is False for one in results):
+        raise ValueError("a run was stopped early, and what was never sent counts as failed; compare whole runs")
     first, *others = map(_facts, results)
     for other in others:
         for name in dict.fromkeys((*first, *other)):

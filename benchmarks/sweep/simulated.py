@@ -10,10 +10,11 @@ import math
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from benchmarks.sweep.tasks import (
     UNBURDENED,
     Task,
 )
+from benchmarks.workloads import columns
 from benchmarks.workloads.options import Flags, setting_of
 from benchmarks.workloads.records import Workload
 from benchmarks.workloads.setting import Crowd, Setting
@@ -240,11 +242,23 @@ def _settings(file: Path | None) -> Mapping[str, Setting]:
         return NAMED
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
-        paths = {name: {"trace": Path(table["trace"])} for name, table in tables.items() if "trace" in table}
-        made = {name: setting_of(Flags(**table | paths.get(name, {}))) for name, table in tables.items()}
-    except (ValueError, TypeError, KeyError) as error:
+        made = {name: setting_of(Flags(**table | _parsed(table))) for name, table in tables.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file} holds no settings ({error}); see `sweep --help` for one") from error
     return {**NAMED, **{name: replace(setting, name=name) for name, setting in made.items()}}
+
+
+def _parsed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are no text in `Flags`, but are in a file."""
+    readers: Mapping[str, Callable[[str], object]] = {"trace": Path, "columns": columns.parsed}
+    return {name: read(table[name]) for name, read in readers.items() if isinstance(table.get(name), str)}
+
+
+def _files_of(settings_file: Path) -> Iterator[Path]:
+    """Files that its settings are made of."""
+    for table in tomllib.loads(settings_file.read_text(encoding="utf-8")).values():
+        for path in (Path(table[name]) for name in ("trace", "lengths", "popularity") if name in table):
+            yield from sorted(path.glob("*")) if path.is_dir() else [path] if path.is_file() else []
 
 
 def _point(task: Task, found: Summary, replicated_bytes: float) -> Point:
@@ -279,7 +293,8 @@ def _digest(plan: Plan) -> str:
     loaded = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(_OURS)}
     digest = hashlib.sha256(repr(sorted(plan.facts().items())).encode())
     if plan.settings_file is not None:
-        digest.update(plan.settings_file.read_bytes())
+        for path in (plan.settings_file, *_files_of(plan.settings_file)):
+            digest.update(path.read_bytes())
     for name in sorted(loaded):
         digest.update(Path(str(loaded[name])).read_bytes())
     return digest.hexdigest()[:16]

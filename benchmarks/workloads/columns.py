@@ -9,6 +9,8 @@ from typing import Any
 type Cell = Any
 """Text of CSV, or whatever a line of JSON holds."""
 
+_TOO_MANY = 2**31
+
 NAMES: Mapping[str, tuple[str, ...]] = {
     kind: tuple(names.split())
     for kind, names in {
@@ -76,9 +78,14 @@ def milliseconds(cell: Cell) -> float:
 
 def tokens(cell: Cell) -> int:
     """A whole number that is not negative; `12.0` is one."""
-    if (number := float(cell)) < 0 or number != int(number):
+    if not 0 <= (number := float(cell)) < _TOO_MANY or number != int(number):
         raise ValueError
     return int(number)
+
+
+def rank(cell: Cell) -> int:
+    """A rank; 0 where empty, as of the base model."""
+    return 0 if cell is None or cell == "" else tokens(cell)
 
 
 def adapter(cell: Cell) -> str:
@@ -101,9 +108,9 @@ READERS: Mapping[str, tuple[Callable[[Cell], float | int | str], str]] = {
     "prompt": (tokens, "a whole number of tokens"),
     "output": (tokens, "a whole number of tokens"),
     "adapter": (adapter, "the name of an adapter, or nothing"),
-    "rank": (tokens, "a whole number"),
+    "rank": (rank, "a whole number"),
     "tenant": (tenant, "a name, or nothing"),
 }
 """Kind -> how a cell is read, and what it should hold."""
-MAY_LACK = ("adapter", "tenant")
+MAY_LACK = ("adapter", "rank", "tenant")
 """Kinds that a line of JSON may leave out: the base model, and nobody in particular."""

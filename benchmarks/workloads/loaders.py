@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -70,7 +71,7 @@ def _trace(path: Path, about: Row, rows: Iterator[tuple[int, Row]], said: Mappin
         )
     begin_s = 0.0 if about or np.isnan(times_s).all() else np.nanmin(times_s)
     adapters = tuple(read.get("adapter", ()))
-    ranks = {name: rank for name, rank in zip(adapters, read.get("rank", ()), strict=False) if name}
+    ranks = _ranks(path, adapters, read.get("rank", ()))
     return Trace(
         label=path.name,
         at_s=times_s - begin_s,
@@ -81,6 +82,17 @@ def _trace(path: Path, about: Row, rows: Iterator[tuple[int, Row]], said: Mappin
         ranks=about.get("ranks", ranks),
         duration_s=float(about.get("facts", {}).get("duration_s", 0.0)),
     )
+
+
+def _ranks(path: Path, adapters: Sequence[str], ranks: Sequence[int]) -> dict[str, int]:
+    """Of each adapter, where a row says it."""
+    found: dict[str, int] = {}
+    for name, rank in zip(adapters, ranks, strict=False):
+        if name and rank and found.setdefault(name, rank) != rank:
+            raise ValueError(f"{path}: adapter {name} has ranks {found[name]} and {rank}; give two adapters two names")
+    if ranks and (unknown := [name for name in adapters if name and name not in found]):
+        raise ValueError(f"{path}: adapter {unknown[0]} has no rank; write it, or take the column out")
+    return found
 
 
 def _cell(path: Path, line: int, row: Row, kind: str, column: str) -> Cell:
@@ -100,7 +112,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
             yield from _json_rows(path, text)
         else:
             yield from _csv_rows(path, text)
-    except (OSError, UnicodeDecodeError, EOFError, tarfile.TarError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, tarfile.TarError, csv.Error) as error:
         raise ValueError(f"{path}: {error}; give a readable .csv or .jsonl, or one packed as .gz") from error
 
 
@@ -108,6 +120,9 @@ def _csv_rows(path: Path, text: io.StringIO) -> Iterator[tuple[int, Row]]:
     """Cells are kept apart by whatever of comma, semicolon and tab the header has most of."""
     header = text.getvalue().partition("\n")[0]
     rows = csv.DictReader(text, delimiter=max(",;\t", key=header.count))
+    names = [name.strip() for name in rows.fieldnames or ()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path} has two columns {twice[0]!r}; take one of them out")
     for row in rows:
         if None in row or None in row.values():
             raise ValueError(
@@ -122,7 +137,7 @@ def _json_rows(path: Path, text: io.StringIO) -> Iterator[tuple[int, Row]]:
             continue
         try:
             row = json.loads(written)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{line}: {error}; write one JSON object a line") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}:{line}: {written.strip()[:40]} is no object; write one JSON object a line")

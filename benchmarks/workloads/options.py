@@ -83,7 +83,7 @@ def setting_of(flags: Flags) -> Setting:
 
 def _played(setting: Setting, trace: Trace, flags: Flags) -> Setting:
     """Times of a trace; its lengths, adapters, ranks and tenants if it has them."""
-    if trace.popular() and flags.popularity is None:
+    if trace.adapters and flags.popularity is None:
         names = _top("adapters", trace, flags.adapters)
         trace = trace.among((*names, "")).timed()
         setting = _asked_as(setting, trace, names, popularity.recorded)
@@ -158,6 +158,8 @@ def _said_of_trace(flags: Flags) -> dict[str, str]:
 def _top(flag: str, trace: Trace, count: int | None) -> tuple[str, ...]:
     """The most popular adapters of a trace, so many of them."""
     names = trace.popular()
+    if trace.adapters and not names:
+        raise ValueError(f"popularity is missing: {trace.label} asks the base model alone; give one, such as zipf")
     if not names:
         raise ValueError(f"{flag} {trace.label} has no column of adapters; name it with --columns adapter=…")
     if count is not None and count > len(names):

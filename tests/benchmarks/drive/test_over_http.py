@@ -50,10 +50,74 @@ async def talk(url, *calls):
 
 
 @on_loop
-async def test_messages_with_text_are_heard_and_the_usage_counts():
+async def test_messages_are_heard_and_the_usage_counts():
     async with http_script(MODELS, ANSWER) as (url, _):
         messages, (ending,) = await talk(url, CALL)
-    assert (messages, ending) == ([1, 1], Ending(prompt_tokens=5, output_tokens=3))
+    assert (messages, ending) == ([1, 1, 1], Ending(prompt_tokens=5, output_tokens=3))
+
+
+@on_loop
+async def test_message_that_only_ends_the_answer_is_no_token():
+    over = {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}
+    async with http_script(MODELS, events(text("a"), text("b"), over, b"[DONE]")) as (url, _):
+        messages, (ending,) = await talk(url, CALL)
+    assert (messages, ending.output_tokens) == ([1, 1], None)
+
+
+@on_loop
+async def test_answer_ends_with_its_last_event_however_long_the_body_stays_open():
+    async with http_script(MODELS, ANSWER[:-1]) as (url, _), asyncio.timeout(2.0):
+        _, (ending,) = await talk(url, CALL)
+    assert ending.output_tokens == 3
+
+
+@on_loop
+async def test_last_event_may_lack_its_end_of_line_and_an_error_may_be_null():
+    usage = json.dumps(USAGE | {"error": None}).encode()
+    part = b"data: " + json.dumps(text("a")).encode() + b"\n\ndata: " + usage
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(part)}\r\n\r\n".encode()
+    async with http_script(MODELS, [head + part]) as (url, _):
+        _, (ending,) = await talk(url, CALL)
+    assert ending.output_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (whole(200, text("abc")), "UNIMPLEMENTED", "does not stream"),
+        (events(b'{"choices": [{"text": "\xc3"}]}'), "INTERNAL", "makes no sense: UnicodeDecodeError"),
+        (events(text("a"), {"choices": [], "usage": [1]}), "INTERNAL", "makes no sense: AttributeError"),
+        (events({"choices": 7}), "INTERNAL", "makes no sense: TypeError"),
+    ],
+)
+@on_loop
+async def test_answer_of_another_kind_fails_by_itself(answer, code, words):
+    async with http_script(MODELS, answer) as (url, _):
+        with pytest.raises(CallFailed, match=words) as caught:
+            await talk(url, CALL)
+    assert caught.value.code == code
+
+
+@on_loop
+async def test_key_goes_with_every_request_and_the_version_of_the_interface_may_be_in_the_url():
+    async with http_script(MODELS, ANSWER) as (url, seen), HttpServer(f"{url}/v1/", "secret") as server:
+        await server.offer()
+        await server.generate(CALL, lambda _: None)
+    assert [head.split(b" ")[1] for head in seen] == [b"/v1/models", b"/v1/completions"]
+    assert all(b"authorization: Bearer secret" in head for head in seen)
+
+
+@pytest.mark.parametrize("models", [["llama", "sql"], [{"object": "model"}], []])
+@on_loop
+async def test_list_of_models_without_names_is_told(models):
+    async with http_script(whole(200, {"data": models})) as (url, _), HttpServer(url) as server:
+        with pytest.raises(CallFailed, match="lists nothing"):
+            await server.offer()
+
+
+def test_url_with_a_blank_is_refused():
+    with pytest.raises(ValueError, match="is not http://HOST:PORT"):
+        HttpServer("http://127.0.0.1:8000/a b")
 
 
 @on_loop
@@ -114,6 +178,18 @@ async def test_requests_that_follow_one_another_share_a_connection():
 
 
 @on_loop
+async def test_a_connection_on_which_the_server_said_more_is_not_used_again():
+    late = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    messages = []
+    async with http_script(MODELS, [*ANSWER, late], ANSWER) as (url, _), HttpServer(url) as server:
+        await server.offer()
+        for _ in range(2):
+            await server.generate(CALL, messages.append)
+            await asyncio.sleep(0.1)
+    assert messages == [1] * 6
+
+
+@on_loop
 async def test_a_connection_that_was_closed_while_idle_is_made_anew():
     messages = []
     async with http_script([*MODELS, b""], [*ANSWER, b""]) as (url, _), HttpServer(url) as server:
@@ -121,7 +197,7 @@ async def test_a_connection_that_was_closed_while_idle_is_made_anew():
         for _ in range(2):
             await asyncio.sleep(0.1)  # idle: the server's end is heard
             await server.generate(CALL, messages.append)
-    assert messages == [1, 1, 1, 1]
+    assert messages == [1] * 6
 
 
 @on_loop

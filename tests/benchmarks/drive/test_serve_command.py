@@ -1,18 +1,21 @@
 """`python -m benchmarks serve` from its flags to its files, against a scripted server on loopback."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import grpc
 import numpy as np
 from click.testing import CliRunner
 
-from benchmarks.commands_serve import serve
+from benchmarks.commands_serve import _warn, serve
 from benchmarks.outcomes import files
 from checkpoints import peft
 from checkpoints.base import read_spec
@@ -66,6 +69,21 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path):
     with serving(ANSWER) as server:
         target = server.target
     assert "does not say what it serves" in str(command("--target", target, "--out", str(tmp_path), *TOY).exception)
+
+
+def test_folder_that_cannot_be_made_is_told_before_anything_is_sent(tmp_path):
+    (tmp_path / "file").touch()
+    with serving(ANSWER) as server:
+        found = command("--target", server.target, "--out", str(tmp_path / "file" / "folder"), *TOY)
+    assert "cannot be written" in str(found.exception)
+    assert not server.requests
+
+
+def test_answers_without_a_count_of_tokens_are_told():
+    sent = SimpleNamespace(words={}, num_clipped=0, num_short=0, num_uncounted=3, is_whole=True)
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        _warn(sent, None)
+    assert "count messages instead of tokens: 3" in told.getvalue()
 
 
 def test_two_servers_are_one_too_many():

@@ -77,6 +77,11 @@ def test_unlike_runs_are_refused_in_one_line_that_names_the_field(other, said):
     assert "\n" not in str(caught.value)
 
 
+def test_runs_that_were_stopped_early_are_refused_also_where_both_were():
+    with pytest.raises(ValueError, match="a run was stopped early"):
+        compare.compared([_result(is_whole=False)], [_result(is_whole=False)])
+
+
 def test_runs_on_other_numbers_of_hosts_are_refused():
     fewer = _result()
     fewer = replace(fewer, run=replace(fewer.run, hosts={"a": fewer.run.hosts["a"]}))

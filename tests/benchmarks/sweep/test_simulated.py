@@ -111,6 +111,19 @@ def test_file_without_settings_is_refused_by_name(tmp_path, text):
         _plan(tmp_path, text).settings()
 
 
+def test_trace_that_changed_is_simulated_anew(tmp_path):
+    trace = tmp_path / "own.csv"
+    text = f'[mine]\ntrace = "{trace}"\ncolumns = "time=when"\n'
+
+    def point(prompt_tokens):
+        simulated._digest.cache_clear()
+        simulated._settings.cache_clear()
+        trace.write_text("when,prompt_tokens,output_tokens\n" + f"0,{prompt_tokens},9\n2,{prompt_tokens},9\n" * 50)
+        return _plan(tmp_path, text, duration_s=30.0).point(_task(setting="mine", rate=2.0))
+
+    assert point(100).median_ttft_s < point(3000).median_ttft_s
+
+
 def test_adapters_everywhere_at_no_cost_answer_no_later(tmp_path):
     plan = _plan(tmp_path, duration_s=60.0)
     real, unburdened = [plan.point(_task(variant, rate=8.0)) for variant in (AS_IT_IS, UNBURDENED)]

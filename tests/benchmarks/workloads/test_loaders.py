@@ -128,6 +128,25 @@ def test_rank_of_each_adapter_is_known_where_the_file_has_it(file_of):
     assert read(file_of("t_s,adapter,rank\n0,a,8\n1,,0\n2,b,64\n")).ranks == {"a": 8, "b": 64}
 
 
+def test_row_of_the_base_model_needs_no_rank(file_of):
+    assert read(file_of("t_s,adapter,rank\n0,a,8\n1,,\n2,a,\n")).ranks == {"a": 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("t_s,adapter,rank\n0,a,8\n1,a,64\n", "adapter a has ranks 8 and 64"),
+        ("t_s,adapter,rank\n0,a,8\n1,b,\n", "adapter b has no rank"),
+        ("t_s,adapter,rank\n0,a,0\n1,b,8\n", "adapter a has no rank"),
+        ("t_s,prompt_tokens,prompt_tokens\n0,1000,7\n", "two columns 'prompt_tokens'"),
+        ("t_s,prompt_tokens\n0,1e30\n", "prompt_tokens is '1e30'"),
+    ],
+)
+def test_file_that_says_two_things_or_too_much_is_refused(file_of, text, words):
+    with pytest.raises(ValueError, match=words):
+        read(file_of(text))
+
+
 def test_popular_adapters_come_first_and_a_choice_of_them_keeps_its_rows(file_of):
     trace = read(file_of("t_s,adapter\n0,a\n1,b\n2,c\n3,b\n4,\n"))
     assert trace.popular() == ("b", "a", "c")

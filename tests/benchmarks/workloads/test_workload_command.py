@@ -136,6 +136,14 @@ def test_mistake_names_its_flag(trace, order, args, message):
     assert message in " ".join(result.output.split())
 
 
+def test_trace_that_asks_for_no_adapter_is_asked_about(tmp_path):
+    (trace := tmp_path / "base.csv").write_text("t_s,prompt_tokens,output_tokens,adapter\n0,80,9,\n1,80,9,\n")
+    result = run("--trace", trace)
+    assert result.exit_code == 2
+    assert "--popularity is missing: base.csv asks the base model alone" in " ".join(result.output.split())
+    assert run("--trace", trace, "--popularity", "zipf").exit_code == 0
+
+
 def test_trace_with_prompts_alone_is_asked_about(tmp_path):
     (trace := tmp_path / "t.csv").write_text("t_s,prompt_tokens,adapter\n0,8000,a\n1,8000,a\n")
     with pytest.raises(ValueError, match="has prompt tokens and no output tokens; name the column"):
