@@ -81,8 +81,12 @@ def simulate(
     with bad_usage():
         config = _config(flags)
     for system in systems:
-        runs = [_simulated(setting, known[system], config, seed + number) for number in range(num_seeds)]
-        _show(runs, config.slo, out, name if name and len(systems) == 1 else f"{name or 'simulate'}-{system}")
+        runs: list[Flag] = []
+        try:
+            runs.extend(_simulated(setting, known[system], config, seed + number) for number in range(num_seeds))
+        finally:  # also where somebody has stopped it: what is finished is told
+            if runs:
+                _show(runs, config.slo, out, name if name and len(systems) == 1 else f"{name or 'simulate'}-{system}")
 
 
 def _config(flags: Flag) -> Flag:

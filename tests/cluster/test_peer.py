@@ -350,13 +350,19 @@ async def test_sender_may_let_its_turn_be_waited_for_but_not_say_nothing_at_all(
 
 @on_loop
 async def test_few_connections_are_kept(monkeypatch):
+    opened, open_channel = [], grpc.aio.insecure_channel
+
+    def counted(address, **options):
+        opened.append(address)
+        return open_channel(address, **options)
+
     monkeypatch.setattr(peers, "MAX_KEPT", 1)
-    connections = []
+    monkeypatch.setattr(grpc.aio, "insecure_channel", counted)
     async with (
-        listening(sender(prepares_at_once, connections)) as one,
+        listening(sender(prepares_at_once)) as one,
         listening(sender(prepares_at_once)) as other,
         asking() as ask,
     ):
         for address in (one, one, other, one):
             assert await ask(address, REQUEST) == REPLY
-    assert connections[0] == connections[1] != connections[2]
+    assert opened == [one, other, one]

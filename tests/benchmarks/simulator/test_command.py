@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.commands_simulate import simulate
+from benchmarks.simulator import cluster
 
 TOY = ("--hosts", "2", "--adapters", "5", "--rate", "1", "--duration-s", "20", "--slo-ttft-s", "10")
 
@@ -22,6 +23,20 @@ def test_each_system_is_shown_and_written(tmp_path):
         assert len(found["runs"]) == 2
         assert (tmp_path / f"simulate-{system}.html").exists()
     assert said.output.count("Successful requests") == 4
+
+
+def test_seeds_that_are_finished_are_told_where_it_is_stopped(tmp_path, monkeypatch):
+    whole, told = cluster.simulate, []
+
+    def stopped_in_the_second(*asked):
+        told.append(asked)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        return whole(*asked)
+
+    monkeypatch.setattr(cluster, "simulate", stopped_in_the_second)
+    assert invoked(*TOY, "--seeds", "3", "--out", str(tmp_path)).exit_code == 1
+    assert len(json.loads((tmp_path / "simulate-ours.json").read_text())["runs"]) == 1
 
 
 def test_faults_can_be_said(tmp_path):
