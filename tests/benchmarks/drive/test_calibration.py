@@ -83,6 +83,7 @@ def ways(*pairs, logs):
         span_s=1.0,
         num_clipped=0,
         num_short=0,
+        num_uncounted=0,
         endings=tuple(ending for _, ending in pairs),
         words={},
         is_whole=True,
